@@ -1,0 +1,21 @@
+/*
+ * kessel_router.c
+ *	  Module magic and the list of what is initialised when the library loads.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "kr_error.h"
+#include "kr_guc.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	kr_guc_init();
+	kr_error_init();
+}

@@ -1,0 +1,35 @@
+/*
+ * kr_error.h
+ *	  SQLSTATEs of our own, and keeping secrets out of the log.
+ *
+ * Class KR is in the range that the SQL standard leaves to implementations.
+ */
+#ifndef KR_ERROR_H
+#define KR_ERROR_H
+
+#include "postgres.h"
+
+#define KR_ERR_NO_TENANT			MAKE_SQLSTATE('K', 'R', '0', '0', '1')
+#define KR_ERR_UNKNOWN_TENANT		MAKE_SQLSTATE('K', 'R', '0', '0', '2')
+#define KR_ERR_TENANT_SUSPENDED		MAKE_SQLSTATE('K', 'R', '0', '0', '3')
+#define KR_ERR_STALE_ROUTE			MAKE_SQLSTATE('K', 'R', '0', '0', '4')	/* raised by the agent */
+#define KR_ERR_NO_ROUTE				MAKE_SQLSTATE('K', 'R', '0', '0', '5')	/* source disabled, no credential, wrong schema */
+#define KR_ERR_UNSAFE_SOURCE		MAKE_SQLSTATE('K', 'R', '0', '0', '6')	/* not safe for row isolation */
+#define KR_ERR_NO_DATA_SOURCE		MAKE_SQLSTATE('K', 'R', '0', '0', '7')
+#define KR_ERR_NO_AGENT				MAKE_SQLSTATE('K', 'R', '0', '0', '8')
+#define KR_ERR_VAULT_SEALED			MAKE_SQLSTATE('K', 'R', '0', '1', '0')	/* no root key, or the wrong one */
+#define KR_ERR_VAULT_CANNOT_OPEN	MAKE_SQLSTATE('K', 'R', '0', '1', '1')	/* altered, or destroyed key */
+
+/*
+ * From here to the end of the statement its text carries a secret: keep it out
+ * of pg_stat_activity, and out of the log through kr_error_rethrow_hidden().
+ * label, a string constant, is what pg_stat_activity shows instead.
+ */
+extern void kr_error_hide_statement(const char *label);
+
+/* In a PG_CATCH: rethrow the current error without statement text and context. */
+extern void kr_error_rethrow_hidden(MemoryContext cxt) pg_attribute_noreturn();
+
+extern void kr_error_init(void);
+
+#endif							/* KR_ERROR_H */
