@@ -18,11 +18,38 @@ SHLIB_LINK   = -lpq -lsodium
 
 .DEFAULT_GOAL := all
 
-PGXS := $(shell $(PG_CONFIG) --pgxs)
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
+else
+all install clean:
+	@echo "no server headers of PostgreSQL for PG_CONFIG=$(PG_CONFIG): run make deps" >&2; exit 1
+endif
 
 # Packaged servers are built without --enable-depend: any header rebuilds all.
 $(OBJS): $(KR_HEADERS)
 
 $(DATA_built): $(SQL_MODULES) Makefile
 	cat $(SQL_MODULES) > $@.tmp && mv $@.tmp $@
+
+# What runs scripts. A line "name: ## text" shows in make help.
+.PHONY: help deps test test-matrix bench
+
+help: ## this list
+	@echo "make [target] [PG_CONFIG=/path/to/pg_config]"
+	@printf '  %-14s %s\n' all "build (the default)" install "install into the PostgreSQL of PG_CONFIG" clean "remove what was built"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+
+deps: ## install the packages that building and testing need (Debian)
+	@PG_CONFIG="$(PG_CONFIG)" ci/deps
+
+test: all ## build, install and run all tests; LAYERS="regress tap" TESTS="smoke" narrow it
+	@MAKE="$(MAKE)" PG_CONFIG="$(PG_CONFIG)" ci/install
+	@PG_CONFIG="$(PG_CONFIG)" TESTS="$(TESTS)" test/run $(LAYERS)
+
+test-matrix: ## the same on PostgreSQL 17 and 18, in Debian systems under /var/cache/kessel_router; VERSIONS="17"
+	@ci/matrix $(VERSIONS)
+
+bench: all ## compare router table, postgres_fdw and a direct connection
+	@MAKE="$(MAKE)" PG_CONFIG="$(PG_CONFIG)" ci/install
+	@PG_CONFIG="$(PG_CONFIG)" test/bench/run
