@@ -1,0 +1,25 @@
+-- As crm_api, the way PostgREST connects: a weak login that becomes the role
+-- authenticated and passes on the claims of the user's token.
+\echo
+\echo '== 10. A user may work for the tenants she is a member of, and for no other =='
+\echo
+SET ROLE authenticated;
+SELECT set_config('request.jwt.claims', '{"sub": "5e1f0000-0000-4000-8000-00000000a11a"}', false) AS claims;
+SET kessel.tenant = 'alpine';
+SELECT count(*) AS accounts FROM data.accounts;
+SET kessel.tenant = 'baltic';
+\set ON_ERROR_STOP off
+SELECT count(*) AS accounts FROM data.accounts;
+\set ON_ERROR_STOP on
+\set expected 42501
+\i :tour/expect.sql
+
+\echo
+\echo 'No tenant is an error as well, never an empty result:'
+\echo
+RESET kessel.tenant;
+\set ON_ERROR_STOP off
+SELECT count(*) AS accounts FROM data.accounts;
+\set ON_ERROR_STOP on
+\set expected KR001
+\i :tour/expect.sql
