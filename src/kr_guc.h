@@ -8,6 +8,7 @@
 extern int	kr_guc_connect_timeout; /* seconds */
 extern char *kr_guc_root_key_command;
 extern char *kr_guc_root_key_file;
+extern int	kr_guc_root_key_timeout;	/* seconds */
 extern char *kr_guc_tenant;
 
 extern void kr_guc_init(void);

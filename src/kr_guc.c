@@ -1,0 +1,116 @@
+/*
+ * kr_guc.c
+ *	  All settings of kessel_router, in alphabetical order.
+ *
+ * Called once from _PG_init. The check hooks are pure: they look at the value
+ * alone, so that a value is as valid in postgresql.conf and in ALTER ROLE as
+ * it is in a session, and whether or not the library was loaded first. What a
+ * value means (does the tenant exist, can the key be read) is found out when
+ * it is used.
+ */
+#include "postgres.h"
+
+#include "utils/guc.h"
+
+#include "kr_guc.h"
+
+/* Longest slug: what PostgreSQL takes for an identifier. */
+#define KR_SLUG_MAX 63
+
+int			kr_guc_connect_timeout = 5;
+char	   *kr_guc_root_key_command = NULL;
+char	   *kr_guc_root_key_file = NULL;
+int			kr_guc_root_key_timeout = 10;
+char	   *kr_guc_tenant = NULL;
+
+static bool check_tenant(char **newval, void **extra, GucSource source);
+
+void
+kr_guc_init(void)
+{
+	DefineCustomIntVariable("kessel.connect_timeout",
+							"Sets the longest time to wait for a connection to a data source.",
+							NULL,
+							&kr_guc_connect_timeout,
+							5,
+							1,
+							600,
+							PGC_USERSET,
+							GUC_UNIT_S,
+							NULL,
+							NULL,
+							NULL);
+
+	DefineCustomStringVariable("kessel.root_key_command",
+							   "Sets the shell command that prints the vault's root key.",
+							   "Give either this or kessel.root_key_file.",
+							   &kr_guc_root_key_command,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY,
+							   NULL,
+							   NULL,
+							   NULL);
+
+	DefineCustomStringVariable("kessel.root_key_file",
+							   "Sets the file that holds the vault's root key.",
+							   "32 bytes, raw, in hexadecimal or in base64, which only the server's user can read.",
+							   &kr_guc_root_key_file,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY,
+							   NULL,
+							   NULL,
+							   NULL);
+
+	DefineCustomIntVariable("kessel.root_key_timeout",
+							"Sets the longest time that kessel.root_key_command may run.",
+							NULL,
+							&kr_guc_root_key_timeout,
+							10,
+							1,
+							600,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL,
+							NULL,
+							NULL);
+
+	DefineCustomStringVariable("kessel.tenant",
+							   "Sets the tenant that this session works for.",
+							   "A slug or a uuid in lower case; empty leaves it to the claims of the request.",
+							   &kr_guc_tenant,
+							   "",
+							   PGC_USERSET,
+							   GUC_REPORT,
+							   check_tenant,
+							   NULL,
+							   NULL);
+
+	MarkGUCPrefixReserved("kessel");
+}
+
+/*
+ * Nothing but [a-z0-9][a-z0-9-]{0,62}, which covers a lower-case uuid: a
+ * pooler that carries the value from session to session compares without case
+ * and drops what is long, so no other form is safe behind one.
+ */
+static bool
+check_tenant(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+	size_t		len;
+
+	if (value == NULL || value[0] == '\0')
+		return true;
+
+	len = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-");
+	if (value[len] == '\0' && len <= KR_SLUG_MAX && value[0] != '-')
+		return true;
+
+	GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+	GUC_check_errdetail("A tenant is named by its slug or its uuid, in lower case.");
+	GUC_check_errhint("Use 1 to %d letters a-z, digits and hyphens, beginning with a letter or a digit.",
+					  KR_SLUG_MAX);
+	return false;
+}
