@@ -1,0 +1,321 @@
+/*
+ * kr_error.c
+ *	  Keeping secrets that stand in a statement out of the log and of
+ *	  pg_stat_activity.
+ *
+ * Some functions are called with a secret in the clear: a password, a url that
+ * holds one, a value for the vault. The text of such a statement, its
+ * parameters and any message that quotes from them must not be logged.
+ *
+ * A statement carries a secret if its text names one of secret_words, or if
+ * one of those functions has called kr_error_hide_statement() while it ran.
+ * The first rule works before anything was executed, and so for statements
+ * that are logged when they arrive or that fail while being parsed; the second
+ * works where the name does not stand in the text (EXECUTE of a prepared
+ * statement, a function of the user's that calls ours).
+ *
+ * emit_log_hook acts on every record that is about to be logged meanwhile. A
+ * client still gets its error in full, it knows what it has sent. The server
+ * log gets the record without statement, context and internal query; and where
+ * the message itself may quote from the statement, with the quoted parts
+ * replaced by ***.
+ *
+ * What cannot be caught:
+ * - Whatever is logged before this library is loaded into the session. Where
+ *   it comes in by the first call of one of its functions, that statement has
+ *   been logged already. Name it in shared_preload_libraries or
+ *   session_preload_libraries.
+ * - With log_statement, a statement that hands a literal to a function of the
+ *   user's which then calls ours: nothing in the text tells. The same for
+ *   EXECUTE of a prepared statement that fails before its execution begins.
+ * - Other extensions' copies of the text: pg_stat_statements replaces
+ *   constants in a plain SELECT but keeps utility statements (DO, EXPLAIN,
+ *   EXECUTE, DECLARE) as they are, and an emit_log_hook that was installed
+ *   later than ours sees the record first.
+ * - pg_stat_activity, in the moment between the statement's arrival and our
+ *   function's first line.
+ * So: call the function directly, by SELECT, with the secret as a parameter.
+ *
+ * State: two statics for the running top-level statement, no memory, no locks.
+ * The hook runs wherever ereport() does, in no transaction or an aborted one:
+ * it reads no catalog and throws nothing.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "kr_error.h"
+
+/* Compared without case, anywhere in the text. */
+static const char *const secret_words[] = {
+	"alter_data_source",
+	"create_data_source",
+	"create_secret",
+	"into vault.secrets",
+	"set_credential",
+	"update vault.secrets",
+	"update_secret",
+};
+
+#define KR_WITHHELD "***"
+#define KR_WITHHELD_LABEL "<statement with a secret>"
+
+static emit_log_hook_type prev_emit_log_hook = NULL;
+
+/* The statement that kr_error_hide_statement() was last called in. */
+static const char *hidden_query = NULL;
+static TimestampTz hidden_start = 0;
+
+/* Set while the hook itself emits a replacement for this record. */
+static const ErrorData *replaced = NULL;
+
+static void emit_log(ErrorData *edata);
+static void emit_replacement(ErrorData *edata);
+static void hide_in_place(ErrorData *edata);
+static bool record_has_secret(const ErrorData *edata);
+static bool statement_is_hidden(void);
+static bool text_names_secret(const char *text);
+static bool message_may_quote(const ErrorData *edata);
+static char *redacted_message(const ErrorData *edata);
+
+void
+kr_error_init(void)
+{
+	prev_emit_log_hook = emit_log_hook;
+	emit_log_hook = emit_log;
+}
+
+void
+kr_error_hide_statement(const char *label)
+{
+	/* The outermost function names the statement. */
+	if (statement_is_hidden())
+		return;
+
+	hidden_query = debug_query_string;
+	hidden_start = GetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, label);
+}
+
+void
+kr_error_rethrow_hidden(MemoryContext cxt)
+{
+	ErrorData  *edata;
+
+	MemoryContextSwitchTo(cxt);
+	edata = CopyErrorData();
+	FlushErrorState();
+
+	edata->hide_stmt = true;
+	edata->hide_ctx = true;
+	edata->internalquery = NULL;
+	edata->internalpos = 0;
+	ReThrowError(edata);
+}
+
+/*
+ * The hook. Order matters for those who were there before us: they must see
+ * the record as it goes to the log, so they are called with the redacted one.
+ */
+static void
+emit_log(ErrorData *edata)
+{
+	if (replaced != NULL)
+	{
+		/* Our own replacement: let it look like what it stands for. */
+		edata->elevel = replaced->elevel;
+		edata->filename = replaced->filename;
+		edata->lineno = replaced->lineno;
+		edata->funcname = replaced->funcname;
+	}
+	else if (record_has_secret(edata))
+	{
+		if (edata->elevel >= ERROR && MyBackendType == B_BACKEND)
+			pgstat_report_activity(STATE_RUNNING, KR_WITHHELD_LABEL);
+
+		if (message_may_quote(edata) && edata->elevel <= ERROR)
+		{
+			emit_replacement(edata);
+			return;
+		}
+		hide_in_place(edata);
+	}
+
+	if (prev_emit_log_hook)
+		prev_emit_log_hook(edata);
+}
+
+/*
+ * Log a redacted record instead of this one, which then goes to the client
+ * only. It is emitted at a level that cannot throw; emit_log() is called back
+ * for it and puts the level right.
+ */
+static void
+emit_replacement(ErrorData *edata)
+{
+	ErrorContextCallback *callbacks = error_context_stack;
+
+	edata->output_to_server = false;
+
+	HOLD_INTERRUPTS();
+	error_context_stack = NULL;
+	replaced = edata;
+	ereport(LOG_SERVER_ONLY,
+			(errcode(edata->sqlerrcode),
+			 errmsg_internal("%s", redacted_message(edata)),
+			 errdetail_internal("The statement carries a secret; its text is withheld."),
+			 errhidestmt(true),
+			 errhidecontext(true)));
+	replaced = NULL;
+	error_context_stack = callbacks;
+	RESUME_INTERRUPTS();
+}
+
+/* The message is harmless: withhold what is logged along with it. */
+static void
+hide_in_place(ErrorData *edata)
+{
+	edata->hide_stmt = true;
+	edata->hide_ctx = true;
+	edata->internalquery = NULL;
+	edata->internalpos = 0;
+
+	/* detail_log goes to the log in place of detail, which the client gets */
+	if ((edata->detail != NULL || edata->detail_log != NULL) &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != KR_ERR_CATEGORY)
+		edata->detail_log = MemoryContextStrdup(edata->assoc_context,
+												"The statement carries a secret; the detail is withheld.");
+}
+
+static bool
+record_has_secret(const ErrorData *edata)
+{
+	return statement_is_hidden() ||
+		text_names_secret(debug_query_string) ||
+		text_names_secret(edata->message) ||
+		text_names_secret(edata->detail) ||
+		text_names_secret(edata->detail_log) ||
+		text_names_secret(edata->context) ||
+		text_names_secret(edata->internalquery);
+}
+
+/*
+ * Still in the statement that was hidden? Its start time tells even where the
+ * next statement's text happens to lie at the same address.
+ */
+static bool
+statement_is_hidden(void)
+{
+	return hidden_start != 0 &&
+		hidden_query == debug_query_string &&
+		hidden_start == GetCurrentStatementStartTimestamp();
+}
+
+static bool
+text_names_secret(const char *text)
+{
+	if (text == NULL)
+		return false;
+
+	for (int i = 0; i < lengthof(secret_words); i++)
+	{
+		const char *word = secret_words[i];
+		size_t		len = strlen(word);
+
+		for (const char *p = text; *p != '\0'; p++)
+		{
+			if (pg_tolower((unsigned char) *p) == word[0] &&
+				pg_strncasecmp(p, word, len) == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * A message quotes at most what its format lets in. Those of our own and of
+ * the classes below name objects, hosts and limits, never a statement's
+ * constants.
+ */
+static bool
+message_may_quote(const ErrorData *edata)
+{
+	if (edata->message == NULL)
+		return false;
+	if (edata->message_id != NULL &&
+		(strchr(edata->message_id, '%') == NULL ||
+		 strcmp(edata->message_id, "duration: %s ms") == 0))
+		return false;
+
+	switch (edata->sqlerrcode)
+	{
+		case ERRCODE_INSUFFICIENT_PRIVILEGE:
+		case ERRCODE_UNDEFINED_FUNCTION:
+			return false;
+	}
+
+	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
+	{
+		case KR_ERR_CATEGORY:
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+		case ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The message's format with *** for what was filled in. A duration is kept:
+ * it is what the record was written for.
+ */
+static char *
+redacted_message(const ErrorData *edata)
+{
+	const char *format = edata->message_id;
+	const char *end;
+	StringInfoData buf;
+
+	if (format == NULL)
+		return pstrdup(KR_WITHHELD);
+
+	initStringInfo(&buf);
+	if (strncmp(format, "duration: %s ms", strlen("duration: %s ms")) == 0 &&
+		(end = strstr(edata->message, " ms")) != NULL)
+	{
+		appendBinaryStringInfo(&buf, edata->message,
+							   end + strlen(" ms") - edata->message);
+		format += strlen("duration: %s ms");
+	}
+
+	while (*format != '\0')
+	{
+		if (*format != '%')
+			appendStringInfoChar(&buf, *format++);
+		else if (format[1] == '%')
+		{
+			appendStringInfoChar(&buf, '%');
+			format += 2;
+		}
+		else
+		{
+			/* flags, width, precision, length, conversion */
+			format++;
+			format += strspn(format, "-+ #0123456789.*$hlqjzt");
+			if (*format != '\0')
+				format++;
+			appendStringInfoString(&buf, KR_WITHHELD);
+		}
+	}
+	return buf.data;
+}
