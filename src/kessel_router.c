@@ -8,6 +8,7 @@
 
 #include "kr_error.h"
 #include "kr_guc.h"
+#include "kr_vault.h"
 
 PG_MODULE_MAGIC;
 
@@ -18,4 +19,5 @@ _PG_init(void)
 {
 	kr_guc_init();
 	kr_error_init();
+	kr_vault_init();
 }

@@ -12,4 +12,9 @@
 #error "kessel_router is written for PostgreSQL 15 to 18"
 #endif
 
+/* VARDATA_ANY() and the like; in postgres.h before 16 */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 #endif							/* KR_COMPAT_H */

@@ -1,0 +1,421 @@
+/*
+ * kr_root_key.c
+ *	  Getting the root key from a file or a command, and making a key file.
+ *
+ * Called by the keyring alone. Nothing is kept here: what passes through is in
+ * memory of sodium_malloc(), locked and wiped when freed. A key that cannot be
+ * had is no error but an answer (the vault is then sealed); only an interrupt
+ * while a command runs is thrown.
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sodium.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "kr_root_key.h"
+
+/* Whatever holds more than this is no key; base64 of one takes 44. */
+#define KR_KEY_TEXT_MAX 1024
+
+/* A running command is looked after ever more rarely, up to this. */
+#define KR_COMMAND_NAP_MAX_MS 50
+
+static bool parse_key(const unsigned char *text, size_t len, unsigned char *key);
+static bool file_is_private(const char *path, const struct stat *st,
+							KrRootKeyProblem *problem);
+static ssize_t read_up_to(int fd, unsigned char *buf, size_t size);
+static bool write_all(int fd, const char *buf, size_t len);
+static pid_t start_command(const char *command, int *fd);
+static bool await_command(pid_t pid, int fd, TimestampTz deadline,
+						  unsigned char *buf, size_t *len, int *status);
+static bool explain(KrRootKeyProblem *problem, const char *hint,
+					const char *fmt,...) pg_attribute_printf(3, 4);
+
+static const char *const hint_format =
+"A root key is 32 random bytes: raw, as 64 hexadecimal digits, or in base64. Make one with: openssl rand -hex 32";
+
+bool
+kr_root_key_read_file(const char *path, unsigned char *key, struct stat *st,
+					  KrRootKeyProblem *problem)
+{
+	unsigned char *buf;
+	ssize_t		len;
+	int			fd;
+	bool		ok;
+
+	/* O_NONBLOCK: a FIFO must not make us wait, it is refused below */
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return explain(problem, "Put the key file in place, readable by the server's user alone.",
+					   "The key file \"%s\" cannot be opened: %s.",
+					   path, strerror(errno));
+
+	if (fstat(fd, st) != 0 || !file_is_private(path, st, problem))
+	{
+		close(fd);
+		return false;
+	}
+
+	buf = sodium_malloc(KR_KEY_TEXT_MAX);
+	if (buf == NULL)
+	{
+		close(fd);
+		return explain(problem, "", "No locked memory is to be had for reading the key file.");
+	}
+	len = read_up_to(fd, buf, KR_KEY_TEXT_MAX);
+	close(fd);
+	ok = len >= 0 && parse_key(buf, len, key);
+	sodium_free(buf);
+
+	if (!ok)
+		return explain(problem, hint_format,
+					   "The key file \"%s\" does not hold a root key.", path);
+	return true;
+}
+
+bool
+kr_root_key_run_command(const char *command, int timeout_s, unsigned char *key,
+						KrRootKeyProblem *problem)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   (int64) timeout_s * 1000);
+	unsigned char *buf;
+	volatile size_t len = 0;
+	volatile bool in_time = false;
+	volatile bool parsed = false;
+	volatile int status = -1;
+	pid_t		pid;
+	int			fd;
+
+	buf = sodium_malloc(KR_KEY_TEXT_MAX);
+	if (buf == NULL)
+		return explain(problem, "", "No locked memory is to be had for running kessel.root_key_command.");
+
+	pid = start_command(command, &fd);
+	if (pid < 0)
+	{
+		sodium_free(buf);
+		return explain(problem, "", "kessel.root_key_command cannot be started: %s.",
+					   strerror(errno));
+	}
+
+	/* An interrupt while we wait must leave neither process nor key behind. */
+	PG_TRY();
+	{
+		size_t		got = 0;
+		int			how = -1;
+
+		in_time = await_command(pid, fd, deadline, buf, &got, &how);
+		len = got;
+		status = how;
+		if (in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+			parsed = parse_key(buf, len, key);
+	}
+	PG_FINALLY();
+	{
+		if (!in_time)
+		{
+			kill(-pid, SIGKILL);
+			kill(pid, SIGKILL);
+			while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+				;
+		}
+		close(fd);
+		sodium_free(buf);
+	}
+	PG_END_TRY();
+
+	if (parsed)
+		return true;
+	if (!in_time)
+		return explain(problem, "Find out why it hangs, or raise kessel.root_key_timeout.",
+					   "kessel.root_key_command did not end within %d seconds, or printed more than %d bytes.",
+					   timeout_s, KR_KEY_TEXT_MAX - 1);
+	if (WIFSIGNALED(status))
+		return explain(problem, "Run it by hand as the server's user.",
+					   "kessel.root_key_command was ended by signal %d.", WTERMSIG(status));
+	if (WEXITSTATUS(status) != 0)
+		return explain(problem, "Run it by hand as the server's user.",
+					   "kessel.root_key_command failed with exit code %d.", WEXITSTATUS(status));
+	return explain(problem, hint_format,
+				   "kessel.root_key_command did not print a root key.");
+}
+
+/*
+ * Make a key file with a new random key. It appears under its name complete or
+ * not at all; where another process was faster its file stays.
+ */
+bool
+kr_root_key_create_file(const char *path, KrRootKeyProblem *problem)
+{
+	char		tmp[MAXPGPATH];
+	char		dir[MAXPGPATH];
+	unsigned char *key;
+	char	   *text;
+	int			fd;
+	int			save_errno = 0;
+
+	snprintf(tmp, sizeof(tmp), "%s.%d.tmp", path, MyProcPid);
+	strlcpy(dir, path, sizeof(dir));
+	get_parent_directory(dir);
+
+	key = sodium_malloc(KR_ROOT_KEY_BYTES);
+	text = sodium_malloc(KR_ROOT_KEY_BYTES * 2 + 1);
+	if (key == NULL || text == NULL)
+	{
+		sodium_free(key);
+		sodium_free(text);
+		return explain(problem, "", "No locked memory is to be had for a new root key.");
+	}
+	randombytes_buf(key, KR_ROOT_KEY_BYTES);
+	sodium_bin2hex(text, KR_ROOT_KEY_BYTES * 2 + 1, key, KR_ROOT_KEY_BYTES);
+	sodium_free(key);
+	text[KR_ROOT_KEY_BYTES * 2] = '\n';
+
+	/* left by a process of the same number that died here */
+	unlink(tmp);
+	fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR);
+	if (fd < 0)
+		save_errno = errno;
+	else
+	{
+		if (!write_all(fd, text, KR_ROOT_KEY_BYTES * 2 + 1) || pg_fsync(fd) != 0)
+			save_errno = errno;
+		if (close(fd) != 0 && save_errno == 0)
+			save_errno = errno;
+		if (save_errno == 0 && link(tmp, path) != 0 && errno != EEXIST)
+			save_errno = errno;
+		unlink(tmp);
+	}
+	sodium_free(text);
+
+	if (save_errno != 0)
+		return explain(problem, "Set kessel.root_key_file or kessel.root_key_command.",
+					   "The key file \"%s\" cannot be made: %s.", path, strerror(save_errno));
+
+	/* A secret must not outlive the name of the key that opens it. */
+	fsync_fname(dir, true);
+	return true;
+}
+
+/*
+ * 32 raw bytes, 64 hexadecimal digits, or base64 of 32 bytes; line ends after
+ * it do not count. 32 printable characters are refused: a password, or half of
+ * a key in hexadecimal, taken for raw bytes.
+ */
+static bool
+parse_key(const unsigned char *text, size_t len, unsigned char *key)
+{
+	size_t		text_len = len;
+	size_t		raw_len = len;
+	size_t		out_len = 0;
+	bool		printable = true;
+
+	while (text_len > 0 && strchr(" \t\r\n", text[text_len - 1]) != NULL && text[text_len - 1] != '\0')
+		text_len--;
+	if (raw_len == KR_ROOT_KEY_BYTES + 1 && text[KR_ROOT_KEY_BYTES] == '\n')
+		raw_len--;
+
+	if (text_len == KR_ROOT_KEY_BYTES * 2)
+	{
+		if (sodium_hex2bin(key, KR_ROOT_KEY_BYTES, (const char *) text, text_len,
+						   NULL, &out_len, NULL) != 0)
+			return false;
+	}
+	else if (text_len == 43 || text_len == 44)
+	{
+		int			variant = text_len == 44 ? sodium_base64_VARIANT_ORIGINAL :
+		sodium_base64_VARIANT_ORIGINAL_NO_PADDING;
+
+		if (sodium_base642bin(key, KR_ROOT_KEY_BYTES, (const char *) text, text_len,
+							  NULL, &out_len, NULL, variant) != 0)
+			return false;
+	}
+	else if (raw_len == KR_ROOT_KEY_BYTES)
+	{
+		for (int i = 0; i < KR_ROOT_KEY_BYTES; i++)
+			printable = printable && text[i] >= 0x20 && text[i] < 0x7f;
+		if (printable)
+			return false;
+		memcpy(key, text, KR_ROOT_KEY_BYTES);
+		out_len = KR_ROOT_KEY_BYTES;
+	}
+
+	return out_len == KR_ROOT_KEY_BYTES && !sodium_is_zero(key, KR_ROOT_KEY_BYTES);
+}
+
+/*
+ * The rule that the server has for its TLS key: the server's user owns it and
+ * no one else can touch it, or root owns it and a group may read it.
+ */
+static bool
+file_is_private(const char *path, const struct stat *st, KrRootKeyProblem *problem)
+{
+	mode_t		forbidden = S_IRWXG | S_IRWXO;
+
+	if (!S_ISREG(st->st_mode))
+		return explain(problem, "Name a regular file.",
+					   "The key file \"%s\" is not a regular file.", path);
+	if (st->st_uid != geteuid() && st->st_uid != 0)
+		return explain(problem, "Make the server's user or root its owner.",
+					   "The key file \"%s\" belongs to another user.", path);
+	if (st->st_uid == 0)
+		forbidden = S_IWGRP | S_IXGRP | S_IRWXO;
+	if ((st->st_mode & forbidden) != 0)
+		return explain(problem, "Run chmod 0600 on it, or 0640 where root owns it; if others may have read it, replace the key.",
+					   "The key file \"%s\" can be accessed by its group or by others (mode %04o).",
+					   path, (unsigned) (st->st_mode & 07777));
+	return true;
+}
+
+static ssize_t
+read_up_to(int fd, unsigned char *buf, size_t size)
+{
+	size_t		len = 0;
+
+	while (len < size)
+	{
+		ssize_t		n = read(fd, buf + len, size - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (n == 0)
+			break;
+		len += n;
+	}
+	return len;
+}
+
+static bool
+write_all(int fd, const char *buf, size_t len)
+{
+	while (len > 0)
+	{
+		ssize_t		n = write(fd, buf, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		buf += n;
+		len -= n;
+	}
+	return true;
+}
+
+/*
+ * Start "sh -c command" in a session of its own, so that all it starts can be
+ * ended together; *fd is the reading end of its output. What it says on stderr
+ * is dropped, it might say too much.
+ */
+static pid_t
+start_command(const char *command, int *fd)
+{
+	int			ends[2];
+	pid_t		pid;
+
+	if (pipe(ends) != 0)
+		return -1;
+	fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+	fcntl(ends[0], F_SETFL, O_NONBLOCK);
+	fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+
+	fflush(stdout);
+	fflush(stderr);
+	pid = fork();
+	if (pid < 0)
+	{
+		int			save_errno = errno;
+
+		close(ends[0]);
+		close(ends[1]);
+		errno = save_errno;
+		return -1;
+	}
+	if (pid == 0)
+	{
+		/* Child: nothing of the server's may run here, only system calls. */
+		sigset_t	none;
+		int			null = open("/dev/null", O_RDWR);
+
+		setsid();
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		signal(SIGPIPE, SIG_DFL);
+		dup2(null, STDIN_FILENO);
+		dup2(ends[1], STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		execl("/bin/sh", "sh", "-c", command, (char *) NULL);
+		_exit(127);
+	}
+
+	close(ends[1]);
+	*fd = ends[0];
+	return pid;
+}
+
+/*
+ * Collect the command's output till it has ended. False if it has not by the
+ * deadline, or prints more than a key; the caller then ends it. Its end counts,
+ * not that of its output: something it left in the background may hold that.
+ */
+static bool
+await_command(pid_t pid, int fd, TimestampTz deadline,
+			  unsigned char *buf, size_t *len, int *status)
+{
+	long		nap = 1;
+
+	for (;;)
+	{
+		bool		ended;
+		long		left;
+		ssize_t		n;
+		pid_t		got;
+
+		got = waitpid(pid, status, WNOHANG);
+		ended = got == pid;
+
+		while (*len < KR_KEY_TEXT_MAX &&
+			   ((n = read(fd, buf + *len, KR_KEY_TEXT_MAX - *len)) > 0 ||
+				(n < 0 && errno == EINTR)))
+			*len += Max(n, 0);
+
+		if (ended)
+			return true;		/* too much output is no key either */
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (left <= 0 || *len >= KR_KEY_TEXT_MAX)
+			return false;
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(left, nap), PG_WAIT_EXTENSION);
+		nap = Min(nap * 2, KR_COMMAND_NAP_MAX_MS);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* Always false, so that a caller can return it. */
+static bool
+explain(KrRootKeyProblem *problem, const char *hint, const char *fmt,...)
+{
+	va_list		args;
+
+	va_start(args, fmt);
+	vsnprintf(problem->detail, sizeof(problem->detail), fmt, args);
+	va_end(args);
+	strlcpy(problem->hint, hint, sizeof(problem->hint));
+	return false;
+}

@@ -1,0 +1,331 @@
+/*
+ * kr_vault_sql.c
+ *	  The vault's SQL functions.
+ *
+ * Each that is given a secret first hides the statement, then works inside
+ * PG_TRY so that an error goes out without the statement's text. The secret
+ * arrives in a text datum of the executor's, which cannot be helped; copies
+ * made here are wiped.
+ */
+#include "postgres.h"
+
+#include <sodium.h>
+
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/tuplestore.h"
+#include "utils/uuid.h"
+
+#include "kr_compat.h"
+#include "kr_error.h"
+#include "kr_vault_int.h"
+
+PG_FUNCTION_INFO_V1(kr_vault_sql_create);
+PG_FUNCTION_INFO_V1(kr_vault_sql_update);
+PG_FUNCTION_INFO_V1(kr_vault_sql_delete);
+PG_FUNCTION_INFO_V1(kr_vault_sql_open);
+PG_FUNCTION_INFO_V1(kr_vault_sql_status);
+PG_FUNCTION_INFO_V1(kr_vault_sql_guard);
+
+/* A text argument, detoasted; .text is NULL for NULL. */
+typedef struct SecretArg
+{
+	text	   *text;
+	bool		is_copy;
+} SecretArg;
+
+static bool is_sealed(HeapTuple tuple, TupleDesc desc);
+static SecretArg get_secret_arg(FunctionCallInfo fcinfo, int number);
+static void wipe_secret_arg(SecretArg arg);
+static char *get_text_arg(FunctionCallInfo fcinfo, int number);
+static pg_uuid_t *get_uuid_arg(FunctionCallInfo fcinfo, int number);
+
+/* vault.create_secret(new_secret, new_name, new_description, new_key_id) */
+Datum
+kr_vault_sql_create(PG_FUNCTION_ARGS)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
+	SecretArg	secret;
+
+	kr_error_hide_statement(KR_VAULT_LABEL);
+	secret = get_secret_arg(fcinfo, 0);
+	PG_TRY();
+	{
+		if (secret.text == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("a secret must not be null"),
+					 errhint("An empty string is allowed.")));
+		kr_vault_new_id(id);
+		kr_vault_insert(id, VARDATA_ANY(secret.text), VARSIZE_ANY_EXHDR(secret.text),
+						NULL, get_uuid_arg(fcinfo, 3),
+						get_text_arg(fcinfo, 1), get_text_arg(fcinfo, 2));
+	}
+	PG_CATCH();
+	{
+		wipe_secret_arg(secret);
+		kr_error_rethrow_hidden(caller);
+	}
+	PG_END_TRY();
+
+	wipe_secret_arg(secret);
+	PG_RETURN_UUID_P(id);
+}
+
+/* vault.update_secret(secret_id, new_secret, new_name, new_description, new_key_id) */
+Datum
+kr_vault_sql_update(PG_FUNCTION_ARGS)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SecretArg	secret;
+
+	kr_error_hide_statement(KR_VAULT_LABEL);
+	secret = get_secret_arg(fcinfo, 1);
+	PG_TRY();
+	{
+		if (PG_ARGISNULL(0))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("the secret's id must not be null"),
+					 errhint("Look up its id in vault.secrets.")));
+		kr_vault_update(PG_GETARG_UUID_P(0),
+						secret.text ? VARDATA_ANY(secret.text) : NULL,
+						secret.text ? VARSIZE_ANY_EXHDR(secret.text) : 0,
+						get_uuid_arg(fcinfo, 4),
+						get_text_arg(fcinfo, 2), get_text_arg(fcinfo, 3));
+	}
+	PG_CATCH();
+	{
+		wipe_secret_arg(secret);
+		kr_error_rethrow_hidden(caller);
+	}
+	PG_END_TRY();
+
+	wipe_secret_arg(secret);
+	PG_RETURN_VOID();
+}
+
+/* vault.delete_secret(secret_id) */
+Datum
+kr_vault_sql_delete(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(kr_vault_remove(PG_GETARG_UUID_P(0)));
+}
+
+/*
+ * vault._open(id, name, version, tenant_id, key_id, secret, nonce,
+ *			   key's tenant_id, root_key_id, nonce, wrapped_key)
+ *
+ * For the view: NULL for a row that cannot be opened, so that it spoils no
+ * other, and one warning a query where none can.
+ */
+Datum
+kr_vault_sql_open(PG_FUNCTION_ARGS)
+{
+	KrSecretRow row = {0};
+	KrSecret   *secret = NULL;
+	text	   *result;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(4) ||
+		PG_ARGISNULL(5) || PG_ARGISNULL(6))
+		PG_RETURN_NULL();
+
+	row.id = *PG_GETARG_UUID_P(0);
+	row.name = get_text_arg(fcinfo, 1);
+	row.version = PG_GETARG_INT32(2);
+	row.has_tenant = !PG_ARGISNULL(3);
+	if (row.has_tenant)
+		row.tenant_id = *PG_GETARG_UUID_P(3);
+	row.key_id = *PG_GETARG_UUID_P(4);
+	row.sealed = PG_GETARG_BYTEA_PP(5);
+	row.nonce = PG_GETARG_BYTEA_PP(6);
+
+	row.has_key = !PG_ARGISNULL(8) && !PG_ARGISNULL(9) && !PG_ARGISNULL(10) &&
+		VARSIZE_ANY_EXHDR(PG_GETARG_BYTEA_PP(9)) == KR_NONCE_BYTES &&
+		VARSIZE_ANY_EXHDR(PG_GETARG_BYTEA_PP(10)) == KR_WRAPPED_KEY_BYTES;
+	if (row.has_key)
+	{
+		row.key.id = row.key_id;
+		row.key.has_tenant = !PG_ARGISNULL(7);
+		if (row.key.has_tenant)
+			row.key.tenant_id = *PG_GETARG_UUID_P(7);
+		strlcpy(row.key.root_key_id, get_text_arg(fcinfo, 8), sizeof(row.key.root_key_id));
+		memcpy(row.key.nonce, VARDATA_ANY(PG_GETARG_BYTEA_PP(9)), KR_NONCE_BYTES);
+		memcpy(row.key.wrapped, VARDATA_ANY(PG_GETARG_BYTEA_PP(10)), KR_WRAPPED_KEY_BYTES);
+	}
+
+	switch (kr_vault_open_row(&row, &secret))
+	{
+		case KR_OPEN_OK:
+			break;
+		case KR_OPEN_SEALED:
+			if (fcinfo->flinfo->fn_extra == NULL)
+			{
+				fcinfo->flinfo->fn_extra = fcinfo->flinfo;
+				ereport(WARNING,
+						(errcode(KR_ERR_VAULT_SEALED),
+						 errmsg("the vault is sealed"),
+						 errhint("SELECT * FROM vault.status() tells why.")));
+			}
+			PG_RETURN_NULL();
+		case KR_OPEN_NO_KEY:
+		case KR_OPEN_ALTERED:
+			PG_RETURN_NULL();
+	}
+
+	result = cstring_to_text_with_len(secret->value, secret->len);
+	kr_vault_close(secret);
+	PG_RETURN_TEXT_P(result);
+}
+
+/* vault.status(): one row, and never an error because of what it reports. */
+Datum
+kr_vault_sql_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	const KrKeyringState *keyring;
+	KrRowsScope scope;
+	ArrayType  *wanted;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext spi;
+	bool		wants_other;
+	const char *detail = NULL;
+	const char *hint = NULL;
+
+	InitMaterializedSRF(fcinfo, 0);
+
+	keyring = kr_keyring_load();
+	kr_rows_begin(&scope);
+	wanted = kr_rows_other_root_keys(keyring->loaded ? keyring->fingerprint : "");
+	spi = MemoryContextSwitchTo(caller);
+	wanted = DatumGetArrayTypePCopy(PointerGetDatum(wanted));
+	MemoryContextSwitchTo(spi);
+	kr_rows_end(&scope);
+	MemoryContextSwitchTo(caller);
+	wants_other = ArrayGetNItems(ARR_NDIM(wanted), ARR_DIMS(wanted)) > 0;
+
+	if (!keyring->loaded && keyring->can_create && !wants_other)
+	{
+		detail = psprintf("A key file \"%s\" is made when the first secret is stored.",
+						  kr_keyring_generated_path());
+		hint = "For production set kessel.root_key_file or kessel.root_key_command first.";
+	}
+	else if (!keyring->loaded)
+	{
+		detail = keyring->problem.detail;
+		hint = keyring->problem.hint;
+	}
+	else if (wants_other)
+	{
+		detail = "Some secrets are sealed under a root key that is not at hand.";
+		hint = "Put the root key with the wanted id in place and run pg_reload_conf().";
+	}
+	else if (keyring->provider == KR_PROVIDER_GENERATED_FILE)
+	{
+		detail = psprintf("The root key lies in \"%s\", inside the data directory: every base backup carries it along.",
+						  kr_keyring_generated_path());
+		hint = "For production move it out of the data directory and name it in kessel.root_key_file.";
+	}
+
+	values[0] = BoolGetDatum(wants_other || (!keyring->loaded && !keyring->can_create));
+	values[1] = CStringGetTextDatum(kr_keyring_provider_name(keyring->provider));
+	nulls[2] = !keyring->loaded;
+	values[2] = CStringGetTextDatum(keyring->fingerprint);
+	values[3] = PointerGetDatum(wanted);
+	nulls[4] = detail == NULL;
+	values[4] = detail ? CStringGetTextDatum(detail) : (Datum) 0;
+	nulls[5] = hint == NULL || hint[0] == '\0';
+	values[5] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+
+	return (Datum) 0;
+}
+
+/*
+ * Row trigger, before INSERT or UPDATE of vault.secrets: what is not sealed
+ * must not reach the heap. A restore and our own writes bring rows in the form
+ * that passes; whether one opens is found out when it is opened.
+ */
+Datum
+kr_vault_sql_guard(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	HeapTuple	tuple;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "kr_vault_sql_guard is not called by the trigger manager");
+
+	tuple = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+		trigger->tg_newtuple : trigger->tg_trigtuple;
+	if (!is_sealed(tuple, RelationGetDescr(trigger->tg_relation)))
+	{
+		kr_error_hide_statement(KR_VAULT_LABEL);
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("vault.secrets takes sealed secrets only"),
+				 errdetail("The row holds plaintext and was not stored."),
+				 errhint("Call vault.create_secret(secret, name, description) or vault.update_secret(id, secret)."),
+				 errhidestmt(true),
+				 errhidecontext(true)));
+	}
+	return PointerGetDatum(tuple);
+}
+
+static bool
+is_sealed(HeapTuple tuple, TupleDesc desc)
+{
+	bool		isnull;
+	Datum		value;
+	bytea	   *secret;
+
+	value = SPI_getbinval(tuple, desc, SPI_fnumber(desc, "nonce"), &isnull);
+	if (isnull || VARSIZE_ANY_EXHDR(DatumGetByteaPP(value)) != KR_NONCE_BYTES)
+		return false;
+	value = SPI_getbinval(tuple, desc, SPI_fnumber(desc, "secret"), &isnull);
+	if (isnull)
+		return false;
+	secret = DatumGetByteaPP(value);
+	return VARSIZE_ANY_EXHDR(secret) >= 1 + KR_TAG_BYTES &&
+		VARDATA_ANY(secret)[0] == KR_SECRET_FORMAT;
+}
+
+static SecretArg
+get_secret_arg(FunctionCallInfo fcinfo, int number)
+{
+	SecretArg	arg = {NULL, false};
+
+	if (!PG_ARGISNULL(number))
+	{
+		arg.text = PG_GETARG_TEXT_PP(number);
+		arg.is_copy = PointerGetDatum(arg.text) != PG_GETARG_DATUM(number);
+	}
+	return arg;
+}
+
+static void
+wipe_secret_arg(SecretArg arg)
+{
+	if (!arg.is_copy)
+		return;
+	sodium_memzero(VARDATA_ANY(arg.text), VARSIZE_ANY_EXHDR(arg.text));
+	pfree(arg.text);
+}
+
+static char *
+get_text_arg(FunctionCallInfo fcinfo, int number)
+{
+	return PG_ARGISNULL(number) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(number));
+}
+
+static pg_uuid_t *
+get_uuid_arg(FunctionCallInfo fcinfo, int number)
+{
+	return PG_ARGISNULL(number) ? NULL : PG_GETARG_UUID_P(number);
+}
