@@ -60,13 +60,14 @@ CREATE FUNCTION vault.create_secret(
     new_secret      text,
     new_name        text DEFAULT NULL,
     new_description text DEFAULT '',
-    new_key_id      uuid DEFAULT NULL
+    new_key_id      uuid DEFAULT NULL,
+    new_tenant_id   uuid DEFAULT NULL
 ) RETURNS uuid
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_create';
-REVOKE ALL ON FUNCTION vault.create_secret(text, text, text, uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION vault.create_secret(text, text, text, uuid) TO kessel_admin;
-COMMENT ON FUNCTION vault.create_secret(text, text, text, uuid) IS
-'Seals a secret and stores it; returns its id. new_secret: up to 1 MB, may be empty, not NULL. new_name: unique, or NULL. new_key_id: an active key of vault.keys, whose tenant the secret then belongs to; NULL takes the key of what belongs to no tenant. Call it by SELECT with the secret as a parameter. Errors: KR010 no root key, 23505 name taken, 54000 too large, 22004 NULL, 22023 no such key. For kessel_admin.';
+REVOKE ALL ON FUNCTION vault.create_secret(text, text, text, uuid, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION vault.create_secret(text, text, text, uuid, uuid) TO kessel_admin;
+COMMENT ON FUNCTION vault.create_secret(text, text, text, uuid, uuid) IS
+'Seals a secret and stores it; returns its id. new_secret: up to 1 MB, may be empty, not NULL. new_name: unique, or NULL. new_tenant_id: whom it belongs to, NULL for no tenant. new_key_id: an active key of that tenant in vault.keys; NULL takes the one that is due, and makes it where there is none. Call it by SELECT with the secret as a parameter. Errors: KR010 no root key, 23505 name taken, 54000 too large, 22004 NULL, 22023 no such key or one of another tenant. For kessel_admin.';
 
 CREATE FUNCTION vault.update_secret(
     secret_id       uuid,

@@ -98,6 +98,12 @@ kr_keyring_load(void)
 }
 
 const KrKeyringState *
+kr_keyring_state(void)
+{
+	return &state;
+}
+
+const KrKeyringState *
 kr_keyring_create(void)
 {
 	Assert(state.can_create && state.provider == KR_PROVIDER_GENERATED_FILE);

@@ -51,6 +51,9 @@ typedef struct KrDataKey
 /* Load or reload what is due; the answer is valid till the next call. */
 extern const KrKeyringState *kr_keyring_load(void);
 
+/* What the last of these calls has answered, without looking again. */
+extern const KrKeyringState *kr_keyring_state(void);
+
 /* Make the key file where can_create; then load. */
 extern const KrKeyringState *kr_keyring_create(void);
 

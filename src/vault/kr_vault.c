@@ -49,6 +49,7 @@ static void free_secret(void *arg);
 static void seal_row(KrSecretRow *row, const char *value, size_t len);
 static void key_for_sealing(const pg_uuid_t *tenant_id, KrDataKey *key);
 static void key_by_id(const pg_uuid_t *key_id, KrDataKey *key);
+static void check_key_owner(const KrSecretRow *row);
 static const KrKeyringState *keyring_for_sealing(void);
 static unsigned char *secret_aad(const KrSecretRow *row, size_t *len);
 static char *to_utf8(const char *value, size_t *len);
@@ -165,15 +166,24 @@ kr_vault_insert(const pg_uuid_t *id, const char *value, size_t len,
 	PreventCommandIfReadOnly("storing a secret");
 
 	kr_rows_begin(&scope);
-	if (key_id != NULL)
-		key_by_id(key_id, &row.key);
-	else
-		key_for_sealing(tenant_id, &row.key);
-
 	row.id = *id;
 	row.name = name ? pstrdup(name) : NULL;
-	row.has_tenant = row.key.has_tenant;
-	row.tenant_id = row.key.tenant_id;
+	row.has_tenant = tenant_id != NULL;
+	if (row.has_tenant)
+		row.tenant_id = *tenant_id;
+
+	if (key_id == NULL)
+		key_for_sealing(tenant_id, &row.key);
+	else
+	{
+		key_by_id(key_id, &row.key);
+		if (tenant_id == NULL)
+		{
+			row.has_tenant = row.key.has_tenant;
+			row.tenant_id = row.key.tenant_id;
+		}
+		check_key_owner(&row);
+	}
 	seal_row(&row, value, len);
 	kr_rows_insert_secret(&row, description);
 	kr_rows_end(&scope);
@@ -217,14 +227,7 @@ kr_vault_update(const pg_uuid_t *id, const char *value, size_t len,
 		key_by_id(key_id, &row.key);
 	else
 		key_for_sealing(row.has_tenant ? &row.tenant_id : NULL, &row.key);
-	if (row.key.has_tenant != row.has_tenant ||
-		(row.has_tenant &&
-		 memcmp(row.key.tenant_id.data, row.tenant_id.data, UUID_LEN) != 0))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("key %s cannot seal this secret", uuid_text(&row.key.id)),
-				 errdetail("The key belongs to another tenant than the secret."),
-				 errhint("Leave the key out to use the tenant's own.")));
+	check_key_owner(&row);
 
 	if (name != NULL)
 		row.name = pstrdup(name);
@@ -401,6 +404,19 @@ key_by_id(const pg_uuid_t *key_id, KrDataKey *key)
 		raise_sealed(key->root_key_id);
 }
 
+static void
+check_key_owner(const KrSecretRow *row)
+{
+	if (row->key.has_tenant != row->has_tenant ||
+		(row->has_tenant &&
+		 memcmp(row->key.tenant_id.data, row->tenant_id.data, UUID_LEN) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("key %s cannot seal this secret", uuid_text(&row->key.id)),
+				 errdetail("The key belongs to another tenant than the secret."),
+				 errhint("Leave the key out to use the tenant's own.")));
+}
+
 /*
  * A key file is made where neither setting names a source, and only as long
  * as nothing is wrapped by a root key that got lost.
@@ -521,7 +537,7 @@ uuid_text(const pg_uuid_t *id)
 static void
 raise_sealed(const char *wanted)
 {
-	const KrKeyringState *keyring = kr_keyring_load();
+	const KrKeyringState *keyring = kr_keyring_state();
 
 	if (keyring->loaded)
 		ereport(ERROR,

@@ -31,8 +31,8 @@ typedef enum KrOpenResult
 extern KrOpenResult kr_vault_open_row(const KrSecretRow *row, KrSecret **secret);
 
 /*
- * key_id may be NULL: the tenant's active key. With a key the tenant is the
- * key's. In an update NULL leaves things as they are.
+ * key_id may be NULL: the tenant's active key. With a key and no tenant the
+ * secret belongs to the key's. In an update NULL leaves things as they are.
  */
 extern void kr_vault_insert(const pg_uuid_t *id, const char *value, size_t len,
 							const pg_uuid_t *tenant_id, const pg_uuid_t *key_id,

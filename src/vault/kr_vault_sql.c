@@ -44,7 +44,7 @@ static void wipe_secret_arg(SecretArg arg);
 static char *get_text_arg(FunctionCallInfo fcinfo, int number);
 static pg_uuid_t *get_uuid_arg(FunctionCallInfo fcinfo, int number);
 
-/* vault.create_secret(new_secret, new_name, new_description, new_key_id) */
+/* vault.create_secret(new_secret, new_name, new_description, new_key_id, new_tenant_id) */
 Datum
 kr_vault_sql_create(PG_FUNCTION_ARGS)
 {
@@ -63,7 +63,7 @@ kr_vault_sql_create(PG_FUNCTION_ARGS)
 					 errhint("An empty string is allowed.")));
 		kr_vault_new_id(id);
 		kr_vault_insert(id, VARDATA_ANY(secret.text), VARSIZE_ANY_EXHDR(secret.text),
-						NULL, get_uuid_arg(fcinfo, 3),
+						get_uuid_arg(fcinfo, 4), get_uuid_arg(fcinfo, 3),
 						get_text_arg(fcinfo, 1), get_text_arg(fcinfo, 2));
 	}
 	PG_CATCH();
