@@ -8,6 +8,8 @@
 
 #include "kr_error.h"
 #include "kr_guc.h"
+#include "kr_remote.h"
+#include "kr_route.h"
 #include "kr_vault.h"
 
 PG_MODULE_MAGIC;
@@ -20,4 +22,6 @@ _PG_init(void)
 	kr_guc_init();
 	kr_error_init();
 	kr_vault_init();
+	kr_route_init();
+	kr_remote_init();
 }

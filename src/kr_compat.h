@@ -8,6 +8,13 @@
 
 #include "postgres.h"
 
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+
 #if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
 #error "kessel_router is written for PostgreSQL 15 to 18"
 #endif
@@ -16,5 +23,16 @@
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+
+/* A wait event set that lives until it is freed, whatever the transaction does. */
+static inline WaitEventSet *
+kr_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
 
 #endif							/* KR_COMPAT_H */

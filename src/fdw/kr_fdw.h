@@ -1,0 +1,150 @@
+/*
+ * kr_fdw.h
+ *	  What the files of kessel_fdw share.
+ *
+ * kr_fdw_handler.c   the callback table: postgres_fdw's planner, our executor
+ * kr_fdw_options.c   options of servers and tables; which target a server means
+ * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
+ * kr_fdw_rows.c      parameters to text, rows from text, rows put aside
+ * kr_fdw_scan.c      SELECT
+ * kr_fdw_direct.c    UPDATE and DELETE that run as a whole in the data source
+ * kr_fdw_modify.c    INSERT, UPDATE and DELETE row by row, COPY FROM
+ * kr_fdw_explain.c   the route in EXPLAIN
+ */
+#ifndef KR_FDW_H
+#define KR_FDW_H
+
+#include "postgres.h"
+
+#include "commands/explain.h"
+#include "fmgr.h"
+#include "foreign/fdwapi.h"
+#include "nodes/execnodes.h"
+#include "utils/resowner.h"
+#include "utils/tuplestore.h"
+
+#include "kr_compat.h"
+#include "kr_remote.h"
+
+/* In a table's option schema_name: the schema of the tenant that is asked for. */
+#define KR_TENANT_SCHEMA_MARKER "@tenant"
+
+/* ---------- kr_fdw_options.c ---------- */
+
+/* The source that a statement is for, and what its SQL must be adapted to. */
+typedef struct KrFdwTarget
+{
+	KrTarget	remote;
+	const KrRoute *route;		/* NULL: server bound to a data source */
+	const char *schema;			/* replaces the marker */
+	bool		marker_only;	/* no other schema may be named */
+} KrFdwTarget;
+
+/*
+ * Decide where statements on a server go now; raises what the route raises.
+ * Valid to the end of the transaction.
+ */
+extern void kr_fdw_resolve(Oid serverid, KrFdwTarget *target);
+
+/* True when a server's target depends on the session and none is named. */
+extern bool kr_fdw_is_undecided(Oid serverid);
+
+/* ---------- kr_fdw_sql.c ---------- */
+
+/* A deparsed statement on these tables (OIDs), made fit for the target. */
+extern const char *kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target,
+									List *relids);
+
+/* INSERT of all columns; *retrieved gets the attnums of RETURNING, if asked for. */
+extern char *kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
+							   List **targets, List **retrieved);
+
+/* ---------- kr_fdw_rows.c ---------- */
+
+/* Expressions evaluated here and sent as text. */
+typedef struct KrParams
+{
+	int			count;
+	FmgrInfo   *output;
+	List	   *exprs;			/* ExprStates */
+	const char **values;
+	MemoryContext cxt;			/* reset with each evaluation */
+} KrParams;
+
+/* How a result's columns become columns of a tuple. */
+typedef struct KrRowReader
+{
+	TupleDesc	desc;
+	AttInMetadata *input;
+	const char *relname;		/* for error context; NULL: a join */
+	int			ncolumns;		/* of the result */
+	int		   *attnums;		/* attribute of each, 0: none */
+	bool		system_columns; /* real tuples are needed, with ctid */
+	MemoryContext cxt;			/* reset with each row */
+	int			current;		/* column being converted */
+} KrRowReader;
+
+/* Rows put aside as they came, in work_mem and then on disk. */
+typedef struct KrParked
+{
+	Tuplestorestate *store;		/* NULL: none */
+	TupleTableSlot *slot;
+	ResourceOwner owner;		/* of the portal, not of who happens to park */
+	MemoryContext cxt;
+} KrParked;
+
+extern void kr_params_init(KrParams *params, PlanState *state, List *exprs);
+extern const char *const *kr_params_eval(KrParams *params, ExprContext *econtext);
+
+/* Settings under which values become text that means the same everywhere. */
+extern int	kr_transmission_begin(void);
+extern void kr_transmission_end(int nestlevel);
+
+extern void kr_reader_init(KrRowReader *reader, TupleDesc desc, Relation rel,
+						   List *retrieved, bool system_columns, EState *estate);
+extern void kr_reader_check(const KrRowReader *reader, const PGresult *result);
+extern void kr_reader_store(KrRowReader *reader, const char *const *values,
+							TupleTableSlot *slot);
+extern void kr_reader_store_result(KrRowReader *reader, const PGresult *result,
+								   int row, TupleTableSlot *slot);
+
+extern void kr_parked_init(KrParked *parked, EState *estate);
+extern void kr_parked_add(KrParked *parked, const KrRowReader *reader,
+						  const PGresult *result);
+extern bool kr_parked_next(KrParked *parked, KrRowReader *reader,
+						   TupleTableSlot *slot);
+extern void kr_parked_end(KrParked *parked);
+
+/* ---------- executor callbacks ---------- */
+
+extern TupleDesc kr_fdw_scan_desc(ForeignScanState *node);
+extern List *kr_fdw_scan_relids(ForeignScanState *node);
+extern void kr_fdw_layout_error(const char *what) pg_attribute_noreturn();
+
+extern void kr_begin_scan(ForeignScanState *node, int eflags);
+extern TupleTableSlot *kr_iterate_scan(ForeignScanState *node);
+extern void kr_rescan(ForeignScanState *node);
+extern void kr_end_scan(ForeignScanState *node);
+
+extern void kr_begin_direct_modify(ForeignScanState *node, int eflags);
+extern TupleTableSlot *kr_iterate_direct_modify(ForeignScanState *node);
+extern void kr_end_direct_modify(ForeignScanState *node);
+
+extern void kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo,
+							List *fdw_private, int subplan_index, int eflags);
+extern TupleTableSlot *kr_exec_insert(EState *estate, ResultRelInfo *relinfo,
+									  TupleTableSlot *slot, TupleTableSlot *plan_slot);
+extern TupleTableSlot **kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo,
+											 TupleTableSlot **slots,
+											 TupleTableSlot **plan_slots, int *nslots);
+extern int	kr_modify_batch_size(ResultRelInfo *relinfo);
+extern TupleTableSlot *kr_exec_update(EState *estate, ResultRelInfo *relinfo,
+									  TupleTableSlot *slot, TupleTableSlot *plan_slot);
+extern TupleTableSlot *kr_exec_delete(EState *estate, ResultRelInfo *relinfo,
+									  TupleTableSlot *slot, TupleTableSlot *plan_slot);
+extern void kr_end_modify(EState *estate, ResultRelInfo *relinfo);
+extern void kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo);
+
+extern void kr_explain_route(Oid serverid, ExplainState *es);
+
+#endif							/* KR_FDW_H */

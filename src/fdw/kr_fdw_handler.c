@@ -1,0 +1,137 @@
+/*
+ * kr_fdw_handler.c
+ *	  kessel_fdw's callback table.
+ *
+ * Planning is postgres_fdw's: its handler is loaded and its planning callbacks
+ * are taken as they are. Executing is ours. What passes from one to the other
+ * is the ForeignScan's fdw_private and fdw_exprs and the ModifyTable's
+ * fdw_private; the executing side checks their shape and refuses any other than
+ * the one that PostgreSQL 15 to 18 have.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "nodes/plannodes.h"
+#include "optimizer/planmain.h"
+#include "utils/rel.h"
+
+#include "kr_fdw.h"
+
+PG_FUNCTION_INFO_V1(kr_fdw_handler);
+
+static FdwRoutine *planner = NULL;
+
+static FdwRoutine *
+postgres_fdw_routine(void)
+{
+	PGFunction	handler = load_external_function("$libdir/postgres_fdw",
+												 "postgres_fdw_handler", true, NULL);
+	Datum		routine = DirectFunctionCall1(handler, (Datum) 0);
+
+	return (FdwRoutine *) DatumGetPointer(routine);
+}
+
+/*
+ * RETURNING from an UPDATE or DELETE of a join needs a mapping from the
+ * statement's columns to the target's that only postgres_fdw's executor has;
+ * such statements run row by row.
+ */
+static bool
+plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
+				   int subplan_index)
+{
+	if (plan->returningLists != NIL)
+	{
+		Plan	   *subplan = outerPlan(plan);
+
+		if (IsA(subplan, Result) && outerPlan(subplan) != NULL)
+			subplan = outerPlan(subplan);
+		if (!IsA(subplan, ForeignScan) ||
+			((ForeignScan *) subplan)->scan.scanrelid == 0)
+			return false;
+	}
+	return planner->PlanDirectModify(root, plan, result_relation, subplan_index);
+}
+
+static void
+explain_scan(ForeignScanState *node, ExplainState *es)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+
+	planner->ExplainForeignScan(node, es);
+	kr_explain_route(plan->fs_server, es);
+}
+
+static void
+explain_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_private,
+			   int subplan_index, ExplainState *es)
+{
+	planner->ExplainForeignModify(mtstate, relinfo, fdw_private, subplan_index, es);
+	kr_explain_route(GetForeignServerIdByRelId(RelationGetRelid(relinfo->ri_RelationDesc)), es);
+}
+
+static void
+explain_direct_modify(ForeignScanState *node, ExplainState *es)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+
+	planner->ExplainDirectModify(node, es);
+	kr_explain_route(plan->fs_server, es);
+}
+
+Datum
+kr_fdw_handler(PG_FUNCTION_ARGS)
+{
+	FdwRoutine *routine = makeNode(FdwRoutine);
+
+	planner = postgres_fdw_routine();
+
+	/* planning */
+	routine->GetForeignRelSize = planner->GetForeignRelSize;
+	routine->GetForeignPaths = planner->GetForeignPaths;
+	routine->GetForeignPlan = planner->GetForeignPlan;
+	routine->GetForeignJoinPaths = planner->GetForeignJoinPaths;
+	routine->GetForeignUpperPaths = planner->GetForeignUpperPaths;
+	routine->AddForeignUpdateTargets = planner->AddForeignUpdateTargets;
+	routine->PlanForeignModify = planner->PlanForeignModify;
+	routine->PlanDirectModify = plan_direct_modify;
+	routine->IsForeignRelUpdatable = planner->IsForeignRelUpdatable;
+	routine->RecheckForeignScan = planner->RecheckForeignScan;
+
+	/* executing */
+	routine->BeginForeignScan = kr_begin_scan;
+	routine->IterateForeignScan = kr_iterate_scan;
+	routine->ReScanForeignScan = kr_rescan;
+	routine->EndForeignScan = kr_end_scan;
+	routine->BeginDirectModify = kr_begin_direct_modify;
+	routine->IterateDirectModify = kr_iterate_direct_modify;
+	routine->EndDirectModify = kr_end_direct_modify;
+	routine->BeginForeignModify = kr_begin_modify;
+	routine->ExecForeignInsert = kr_exec_insert;
+	routine->ExecForeignBatchInsert = kr_exec_batch_insert;
+	routine->GetForeignModifyBatchSize = kr_modify_batch_size;
+	routine->ExecForeignUpdate = kr_exec_update;
+	routine->ExecForeignDelete = kr_exec_delete;
+	routine->EndForeignModify = kr_end_modify;
+	routine->BeginForeignInsert = kr_begin_insert;
+	routine->EndForeignInsert = kr_end_modify;
+
+	/* EXPLAIN */
+	routine->ExplainForeignScan = explain_scan;
+	routine->ExplainForeignModify = explain_modify;
+	routine->ExplainDirectModify = explain_direct_modify;
+
+	PG_RETURN_POINTER(routine);
+}
+
+void
+kr_fdw_layout_error(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("postgres_fdw hands over a %s in a shape that kessel_fdw does not know", what),
+			 errdetail("This version of kessel_router was made for the postgres_fdw of PostgreSQL 15 to 18."),
+			 errhint("Install a kessel_router that was made for this server.")));
+}

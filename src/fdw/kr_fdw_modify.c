@@ -1,0 +1,295 @@
+/*
+ * kr_fdw_modify.c
+ *	  INSERT, UPDATE and DELETE row by row, COPY FROM and tuple routing.
+ *
+ * Each row is one execution of a prepared statement. Rows of an INSERT without
+ * RETURNING go in batches: all executions in one trip, each still a statement
+ * of its own, so that the row that fails is known and limits on parameters do
+ * not matter.
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "foreign/foreign.h"
+#include "nodes/plannodes.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "kr_fdw.h"
+
+/* Rows of an INSERT in one trip. */
+#define BATCH_SIZE 500
+
+typedef struct KrModifyState
+{
+	KrFdwTarget target;
+	const char *sql;
+	List	   *target_attrs;	/* attnums sent, in order; generated ones are not */
+	bool		has_returning;
+	AttrNumber	ctid_attno;		/* junk column that tells the row; 0: INSERT */
+	int			nparams;
+	FmgrInfo   *output;			/* one for each parameter */
+	const char **values;
+	MemoryContext cxt;			/* of one row's parameters */
+	KrRowReader reader;			/* of RETURNING */
+	KrStream	stream;
+} KrModifyState;
+
+/* fdw_private of a modification, as postgres_fdw's PlanForeignModify makes it */
+#define MODIFY_SQL 0
+#define MODIFY_TARGETS 1
+#define MODIFY_VALUES_END 2
+#define MODIFY_HAS_RETURNING 3
+#define MODIFY_RETRIEVED 4
+
+static void
+add_output(KrModifyState *state, Oid type)
+{
+	Oid			function;
+	bool		varlena;
+
+	getTypeOutputInfo(type, &function, &varlena);
+	fmgr_info(function, &state->output[state->nparams++]);
+}
+
+static KrModifyState *
+make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subplan,
+		   const char *sql, List *targets, bool has_returning, List *retrieved)
+{
+	Relation	rel = relinfo->ri_RelationDesc;
+	TupleDesc	desc = RelationGetDescr(rel);
+	KrModifyState *state = palloc0(sizeof(KrModifyState));
+	ListCell   *cell;
+
+	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid(rel)), &state->target);
+	state->sql = kr_fdw_adapt_sql(sql, &state->target,
+								  list_make1_oid(RelationGetRelid(rel)));
+	state->has_returning = has_returning;
+	state->output = palloc0((list_length(targets) + 1) * sizeof(FmgrInfo));
+	state->values = palloc0((list_length(targets) + 1) * sizeof(char *));
+	state->cxt = AllocSetContextCreate(estate->es_query_cxt, "kessel modified row",
+									   ALLOCSET_SMALL_SIZES);
+
+	if (operation == CMD_UPDATE || operation == CMD_DELETE)
+	{
+		state->ctid_attno = ExecFindJunkAttributeInTlist(subplan->targetlist, "ctid");
+		if (!AttributeNumberIsValid(state->ctid_attno))
+			elog(ERROR, "could not find junk ctid column");
+		add_output(state, TIDOID);
+	}
+	foreach(cell, targets)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, lfirst_int(cell) - 1);
+
+		Assert(!attr->attisdropped);
+		/* The statement says DEFAULT for these. */
+		if (attr->attgenerated)
+			continue;
+		state->target_attrs = lappend_int(state->target_attrs, lfirst_int(cell));
+		add_output(state, attr->atttypid);
+	}
+	if (has_returning)
+		kr_reader_init(&state->reader, desc, rel, retrieved, true, estate);
+	return state;
+}
+
+void
+kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_private,
+				int subplan_index, int eflags)
+{
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+
+	if (list_length(fdw_private) < 5 ||
+		!IsA(list_nth(fdw_private, MODIFY_SQL), String) ||
+		!IsA(list_nth(fdw_private, MODIFY_VALUES_END), Integer) ||
+		!IsA(list_nth(fdw_private, MODIFY_HAS_RETURNING), Boolean))
+		kr_fdw_layout_error("modification");
+
+	relinfo->ri_FdwState =
+		make_state(mtstate->ps.state, relinfo, mtstate->operation,
+				   outerPlanState(mtstate)->plan,
+				   strVal(list_nth(fdw_private, MODIFY_SQL)),
+				   list_nth(fdw_private, MODIFY_TARGETS),
+				   boolVal(list_nth(fdw_private, MODIFY_HAS_RETURNING)),
+				   list_nth(fdw_private, MODIFY_RETRIEVED));
+}
+
+/* COPY FROM, or a row routed to a partition: nobody has planned a statement. */
+void
+kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
+{
+	Relation	rel = relinfo->ri_RelationDesc;
+	ModifyTable *plan = (ModifyTable *) mtstate->ps.plan;
+	bool		returning = relinfo->ri_returningList != NIL ||
+		relinfo->ri_WithCheckOptions != NIL ||
+		(relinfo->ri_TrigDesc && relinfo->ri_TrigDesc->trig_insert_after_row);
+	MemoryContext old;
+	List	   *targets;
+	List	   *retrieved;
+	char	   *sql;
+
+	if (relinfo->ri_FdwState != NULL || relinfo->ri_usesFdwDirectModify)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot route rows into foreign table \"%s\" while it is updated",
+						RelationGetRelationName(rel)),
+				 errhint("Delete the rows from one partition and insert them into the other.")));
+
+	old = MemoryContextSwitchTo(mtstate->ps.state->es_query_cxt);
+	sql = kr_fdw_insert_sql(rel, plan && plan->onConflictAction == ONCONFLICT_NOTHING,
+							returning, &targets, &retrieved);
+	relinfo->ri_FdwState = make_state(mtstate->ps.state, relinfo, CMD_INSERT, NULL, sql,
+									  targets, retrieved != NIL, retrieved);
+	MemoryContextSwitchTo(old);
+}
+
+/* The row's parameters as text, in state->values. */
+static void
+collect_values(KrModifyState *state, TupleTableSlot *slot, TupleTableSlot *plan_slot)
+{
+	int			nestlevel = kr_transmission_begin();
+	int			n = 0;
+	ListCell   *cell;
+	bool		isnull;
+
+	if (AttributeNumberIsValid(state->ctid_attno))
+	{
+		Datum		ctid = ExecGetJunkAttribute(plan_slot, state->ctid_attno, &isnull);
+
+		if (isnull)
+			elog(ERROR, "ctid is NULL");
+		state->values[n] = OutputFunctionCall(&state->output[n], ctid);
+		n++;
+	}
+	foreach(cell, state->target_attrs)
+	{
+		Datum		value = slot_getattr(slot, lfirst_int(cell), &isnull);
+
+		state->values[n] = isnull ? NULL : OutputFunctionCall(&state->output[n], value);
+		n++;
+	}
+	kr_transmission_end(nestlevel);
+}
+
+static void
+queue_row(KrModifyState *state, EState *estate, TupleTableSlot *slot,
+		  TupleTableSlot *plan_slot)
+{
+	MemoryContext old;
+
+	MemoryContextReset(state->cxt);
+	old = MemoryContextSwitchTo(state->cxt);
+	collect_values(state, slot, plan_slot);
+	MemoryContextSwitchTo(old);
+
+	if (state->stream.conn == NULL)
+		kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote),
+					   estate->es_query_cxt, false, NULL, NULL);
+	else
+		(void) kr_remote_lease(&state->target.remote);
+	kr_stream_queue(&state->stream, state->sql, state->nparams, state->values, true);
+}
+
+/* Read the answer for one row; what RETURNING gives goes into slot. */
+static bool
+finish_row(KrModifyState *state, TupleTableSlot *slot)
+{
+	PGresult   *result = kr_stream_next(&state->stream);
+
+	if (result == NULL)
+		return state->stream.affected > 0;
+	if (PQntuples(result) == 0)
+		return false;
+	if (state->has_returning)
+	{
+		kr_reader_check(&state->reader, result);
+		kr_reader_store_result(&state->reader, result, 0, slot);
+	}
+	return true;
+}
+
+static TupleTableSlot *
+modify_row(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
+		   TupleTableSlot *plan_slot)
+{
+	KrModifyState *state = relinfo->ri_FdwState;
+
+	queue_row(state, estate, slot, plan_slot);
+	kr_stream_send(&state->stream);
+	return finish_row(state, slot) ? slot : NULL;
+}
+
+TupleTableSlot *
+kr_exec_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
+			   TupleTableSlot *plan_slot)
+{
+	return modify_row(estate, relinfo, slot, plan_slot);
+}
+
+TupleTableSlot *
+kr_exec_update(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
+			   TupleTableSlot *plan_slot)
+{
+	return modify_row(estate, relinfo, slot, plan_slot);
+}
+
+TupleTableSlot *
+kr_exec_delete(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
+			   TupleTableSlot *plan_slot)
+{
+	return modify_row(estate, relinfo, slot, plan_slot);
+}
+
+/*
+ * Several rows in one trip. Only used without RETURNING, so all that is told
+ * back is which of them were inserted.
+ */
+TupleTableSlot **
+kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **slots,
+					 TupleTableSlot **plan_slots, int *nslots)
+{
+	KrModifyState *state = relinfo->ri_FdwState;
+	int			inserted = 0;
+
+	for (int i = 0; i < *nslots; i++)
+		queue_row(state, estate, slots[i], plan_slots ? plan_slots[i] : NULL);
+	kr_stream_send(&state->stream);
+	for (int i = 0; i < *nslots; i++)
+	{
+		if (finish_row(state, slots[i]))
+			slots[inserted++] = slots[i];
+	}
+	*nslots = inserted;
+	return inserted > 0 ? slots : NULL;
+}
+
+int
+kr_modify_batch_size(ResultRelInfo *relinfo)
+{
+	/*
+	 * What looks at each row needs it to have been inserted when it looks; a
+	 * BEFORE trigger may even query the table.
+	 */
+	if (relinfo->ri_projectReturning != NULL ||
+		relinfo->ri_WithCheckOptions != NIL ||
+		(relinfo->ri_TrigDesc &&
+		 (relinfo->ri_TrigDesc->trig_insert_before_row ||
+		  relinfo->ri_TrigDesc->trig_insert_after_row)))
+		return 1;
+	return BATCH_SIZE;
+}
+
+void
+kr_end_modify(EState *estate, ResultRelInfo *relinfo)
+{
+	KrModifyState *state = relinfo->ri_FdwState;
+
+	if (state != NULL)
+		kr_stream_abandon(&state->stream);
+}

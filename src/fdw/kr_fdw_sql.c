@@ -1,0 +1,195 @@
+/*
+ * kr_fdw_sql.c
+ *	  Making deparsed statements fit for the target, and the one statement that
+ *	  no planner has deparsed: the INSERT behind COPY FROM and tuple routing.
+ */
+#include "postgres.h"
+
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "kr_error.h"
+#include "kr_fdw.h"
+
+/* As postgres_fdw deparses the marker: it is no plain identifier. */
+#define QUOTED_MARKER "\"" KR_TENANT_SCHEMA_MARKER "\""
+
+static const char *
+option(List *options, const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, name) == 0)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/*
+ * A tenant that is kept apart by its schema shares its database with others:
+ * a table in any other schema is not its own.
+ */
+static void
+check_schemas(const KrFdwTarget *target, List *relids)
+{
+	ListCell   *cell;
+
+	foreach(cell, relids)
+	{
+		Oid			relid = lfirst_oid(cell);
+		const char *schema = option(GetForeignTable(relid)->options, "schema_name");
+
+		if (schema == NULL || strcmp(schema, KR_TENANT_SCHEMA_MARKER) != 0)
+			ereport(ERROR,
+					(errcode(KR_ERR_NO_ROUTE),
+					 errmsg("table \"%s\" cannot be used for tenant \"%s\"",
+							get_rel_name(relid), target->route->slug),
+					 errdetail("The tenant is kept apart by its schema, and this table names another one."),
+					 errhint("Make it with kessel.import_tables(), or set its option schema_name to '%s'.",
+							 KR_TENANT_SCHEMA_MARKER)));
+	}
+}
+
+/* The end of a quoted token that starts at text: past its closing quote. */
+static const char *
+skip_quoted(const char *text, bool backslashes)
+{
+	char		quote = *text++;
+
+	while (*text != '\0')
+	{
+		if (backslashes && *text == '\\' && text[1] != '\0')
+			text += 2;
+		else if (*text == quote && text[1] == quote)
+			text += 2;
+		else if (*text++ == quote)
+			break;
+	}
+	return text;
+}
+
+/* Replace the marker where it stands as a schema, never inside a literal. */
+static const char *
+replace_marker(const char *sql, const char *schema)
+{
+	const char *quoted = quote_identifier(schema);
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	while (*sql != '\0')
+	{
+		const char *end;
+
+		if (*sql == '\'')
+			end = skip_quoted(sql, sql > buf.data && buf.len > 0 &&
+							  buf.data[buf.len - 1] == 'E');
+		else if (*sql == '"')
+			end = skip_quoted(sql, false);
+		else
+		{
+			appendStringInfoChar(&buf, *sql++);
+			continue;
+		}
+
+		if (end - sql == strlen(QUOTED_MARKER) && *end == '.' &&
+			strncmp(sql, QUOTED_MARKER, strlen(QUOTED_MARKER)) == 0 &&
+			(buf.len == 0 || buf.data[buf.len - 1] != '.'))
+			appendStringInfoString(&buf, quoted);
+		else
+			appendBinaryStringInfo(&buf, sql, end - sql);
+		sql = end;
+	}
+	return buf.data;
+}
+
+const char *
+kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target, List *relids)
+{
+	if (target->marker_only)
+		check_schemas(target, relids);
+	if (strstr(sql, QUOTED_MARKER) == NULL)
+		return sql;
+	return replace_marker(sql, target->schema);
+}
+
+/* ---------- INSERT ---------- */
+
+static const char *
+column_name(Relation rel, int attnum)
+{
+	const char *name = option(GetForeignColumnOptions(RelationGetRelid(rel), attnum),
+							  "column_name");
+
+	return quote_identifier(name ? name :
+							NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname));
+}
+
+static void
+append_table_name(StringInfo buf, Relation rel)
+{
+	List	   *options = GetForeignTable(RelationGetRelid(rel))->options;
+	const char *schema = option(options, "schema_name");
+	const char *table = option(options, "table_name");
+
+	if (schema == NULL)
+		schema = get_namespace_name(RelationGetNamespace(rel));
+	if (table == NULL)
+		table = RelationGetRelationName(rel);
+	appendStringInfo(buf, "%s.%s",
+					 strcmp(schema, KR_TENANT_SCHEMA_MARKER) == 0 ? QUOTED_MARKER : quote_identifier(schema),
+					 quote_identifier(table));
+}
+
+char *
+kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
+				  List **targets, List **retrieved)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	StringInfoData sql;
+	StringInfoData values;
+	StringInfoData columns;
+	int			param = 0;
+
+	*targets = NIL;
+	*retrieved = NIL;
+	initStringInfo(&sql);
+	initStringInfo(&values);
+	initStringInfo(&columns);
+
+	for (int attnum = 1; attnum <= desc->natts; attnum++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, attnum - 1);
+		const char *comma = columns.len > 0 ? ", " : "";
+
+		if (attr->attisdropped)
+			continue;
+		appendStringInfo(&columns, "%s%s", comma, column_name(rel, attnum));
+		*targets = lappend_int(*targets, attnum);
+		if (returning)
+			*retrieved = lappend_int(*retrieved, attnum);
+		if (attr->attgenerated)
+			appendStringInfo(&values, "%sDEFAULT", comma);
+		else
+			appendStringInfo(&values, "%s$%d", comma, ++param);
+	}
+
+	appendStringInfoString(&sql, "INSERT INTO ");
+	append_table_name(&sql, rel);
+	if (columns.len > 0)
+		appendStringInfo(&sql, "(%s) VALUES (%s)", columns.data, values.data);
+	else
+		appendStringInfoString(&sql, " DEFAULT VALUES");
+	if (do_nothing)
+		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
+	if (returning && columns.len > 0)
+		appendStringInfo(&sql, " RETURNING %s", columns.data);
+	return sql.data;
+}

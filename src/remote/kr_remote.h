@@ -1,0 +1,82 @@
+/*
+ * kr_remote.h
+ *	  Connections to data sources: leased to one tenant for a transaction, run
+ *	  in libpq's pipeline mode, following the local transaction.
+ */
+#ifndef KR_REMOTE_H
+#define KR_REMOTE_H
+
+#include "postgres.h"
+
+#include "libpq-fe.h"
+#include "utils/uuid.h"
+
+#include "kr_route.h"
+
+/* Where a statement runs: a source, and for whom. */
+typedef struct KrTarget
+{
+	const KrSource *source;
+	pg_uuid_t	tenant_id;		/* zeros: no tenant */
+	const char *tenant;			/* slug, for messages; NULL: no tenant */
+	const char *enter;			/* whom the agent is told to admit; NULL: nobody */
+	int64		epoch;
+} KrTarget;
+
+typedef struct KrConn KrConn;
+typedef struct KrStream KrStream;
+
+/*
+ * The results of one query, or of several that were queued one after the
+ * other. Lives in its user's memory; when that goes away, so does the interest
+ * in the results.
+ */
+struct KrStream
+{
+	KrConn	   *conn;
+	bool		single_row;		/* deliver rows as they come */
+	void		(*park) (KrStream *stream);
+	void	   *owner;			/* the user's, for park */
+	int			pending;		/* queries whose end has not been read */
+	uint64		affected;		/* rows affected by the query that ended last */
+	MemoryContextCallback callback;
+};
+
+/*
+ * Set up a stream that was allocated in cxt. park is called when the connection
+ * is needed for something else while results are outstanding: it must read them
+ * to the end with kr_stream_next(). NULL for users that always do so at once.
+ */
+extern void kr_stream_init(KrStream *stream, KrConn *conn, MemoryContext cxt,
+						   bool single_row, void (*park) (KrStream *),
+						   void *owner);
+
+/*
+ * A connection for the target, in a remote transaction at the local nesting
+ * level. The transaction's commands travel with the first query.
+ */
+extern KrConn *kr_remote_lease(const KrTarget *target);
+
+/*
+ * Queue a query with text parameters. Remote statements are prepared once a
+ * connection. `writes` makes the local commit wait for the remote one.
+ */
+extern void kr_stream_queue(KrStream *stream, const char *sql, int nparams,
+							const char *const *values, bool writes);
+
+/* Send what is queued, up to a synchronisation point. */
+extern void kr_stream_send(KrStream *stream);
+
+/*
+ * The next result that has rows, NULL at the end of each query. It belongs to
+ * the connection and is valid to the next call that uses the connection.
+ * Remote errors are raised here.
+ */
+extern PGresult *kr_stream_next(KrStream *stream);
+
+/* Nobody wants the rest. Does not wait. */
+extern void kr_stream_abandon(KrStream *stream);
+
+extern void kr_remote_init(void);
+
+#endif							/* KR_REMOTE_H */

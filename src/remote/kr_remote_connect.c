@@ -1,0 +1,253 @@
+/*
+ * kr_remote_connect.c
+ *	  Opening one libpq connection to a data source.
+ *
+ * Non-blocking and interruptible, bounded by kessel.connect_timeout; only the
+ * look-up of a host name is libpq's and blocks. The password is opened just
+ * before, handed to libpq and wiped here. libpq keeps a copy of its own for as
+ * long as the connection lives.
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/postmaster.h"
+#include "storage/fd.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+
+#include "kr_error.h"
+#include "kr_guc.h"
+#include "kr_remote_internal.h"
+#include "kr_vault.h"
+
+/* user, password, encoding, application name, gssencmode, passfile, terminator */
+#define FIXED_OPTIONS 7
+
+static const char *
+option(const KrSource *source, const char *keyword)
+{
+	for (int i = 0; i < source->noptions; i++)
+	{
+		if (strcmp(source->keywords[i], keyword) == 0)
+			return source->values[i];
+	}
+	return NULL;
+}
+
+static void
+refuse_local(const KrSource *source, const char *what)
+{
+	ereport(ERROR,
+			(errcode(KR_ERR_NO_ROUTE),
+			 errmsg("data source \"%s\" leads to %s", source->name, what),
+			 errdetail("This is allowed only to a data source with the option allow_local."),
+			 errhint("A superuser can set it: kessel.alter_data_source('%s', options => '{\"allow_local\": true}').",
+					 source->name)));
+}
+
+static void
+check_source(const KrSource *source, const char *purpose)
+{
+	const char *host = option(source, "host");
+
+	if (source->username == NULL)
+		ereport(ERROR,
+				(errcode(KR_ERR_NO_ROUTE),
+				 errmsg("data source \"%s\" has no %s credential", source->name, purpose),
+				 errhint("An administrator can set it with kessel.set_credential('%s', …).",
+						 source->name)));
+	if (source->password_required && !source->has_secret)
+		ereport(ERROR,
+				(errcode(KR_ERR_NO_ROUTE),
+				 errmsg("data source \"%s\" has no password", source->name),
+				 errhint("Set one with kessel.set_credential(), or, as a superuser, the option password_required to false.")));
+	if (!source->allow_local && option(source, "hostaddr") == NULL &&
+		(host == NULL || host[0] == '/' || host[0] == '@' || host[0] == '\0'))
+		refuse_local(source, "a unix socket");
+}
+
+/* The peer is on this machine and listens on this server's own port. */
+static bool
+leads_to_this_server(int fd)
+{
+	struct sockaddr_storage peer;
+	struct sockaddr_storage local;
+	socklen_t	peerlen = sizeof(peer);
+	socklen_t	locallen = sizeof(local);
+
+	if (getpeername(fd, (struct sockaddr *) &peer, &peerlen) != 0 ||
+		getsockname(fd, (struct sockaddr *) &local, &locallen) != 0 ||
+		peer.ss_family != local.ss_family)
+		return false;
+
+	if (peer.ss_family == AF_INET)
+	{
+		struct sockaddr_in *p = (struct sockaddr_in *) &peer;
+		struct sockaddr_in *l = (struct sockaddr_in *) &local;
+
+		return p->sin_addr.s_addr == l->sin_addr.s_addr &&
+			ntohs(p->sin_port) == PostPortNumber;
+	}
+	if (peer.ss_family == AF_INET6)
+	{
+		struct sockaddr_in6 *p = (struct sockaddr_in6 *) &peer;
+		struct sockaddr_in6 *l = (struct sockaddr_in6 *) &local;
+
+		return memcmp(&p->sin6_addr, &l->sin6_addr, sizeof(p->sin6_addr)) == 0 &&
+			ntohs(p->sin6_port) == PostPortNumber;
+	}
+	return false;
+}
+
+static void
+connect_timed_out(const KrSource *source)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+			 errmsg("could not connect to data source \"%s\"", source->name),
+			 errdetail("It did not answer within kessel.connect_timeout (%d s).",
+					   kr_guc_connect_timeout),
+			 errhint("kessel.test_data_source('%s') shows to an administrator how far it gets.",
+					 source->name)));
+}
+
+/* Drive the connection to its end, good or bad. */
+static void
+finish_connecting(PGconn *pg, const KrSource *source)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   kr_guc_connect_timeout * 1000L);
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+	bool		peer_checked = source->allow_local;
+
+	if (PQstatus(pg) == CONNECTION_BAD)
+		kr_remote_raise_connect(pg, source);
+
+	while (status != PGRES_POLLING_OK)
+	{
+		int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT;
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		int			rc;
+
+		if (status == PGRES_POLLING_FAILED)
+			kr_remote_raise_connect(pg, source);
+		if (left <= 0)
+			connect_timed_out(source);
+
+		events |= status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+		rc = WaitLatchOrSocket(MyLatch, events, PQsocket(pg), left, PG_WAIT_EXTENSION);
+		if (rc & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if ((rc & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE)) == 0)
+			continue;
+
+		status = PQconnectPoll(pg);
+		if (!peer_checked && status != PGRES_POLLING_FAILED &&
+			PQstatus(pg) != CONNECTION_STARTED)
+		{
+			if (leads_to_this_server(PQsocket(pg)))
+				refuse_local(source, "this very server");
+			peer_checked = true;
+		}
+	}
+
+	if (source->password_required && !PQconnectionUsedPassword(pg))
+		ereport(ERROR,
+				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				 errmsg("data source \"%s\" did not ask for the password", source->name),
+				 errdetail("Anyone could connect there as this user."),
+				 errhint("Make it ask for a password, or, as a superuser, set the option password_required to false.")));
+}
+
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+PGconn *
+kr_remote_connect(const KrSource *source, const char *purpose)
+{
+	const char **keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
+	const char **values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
+	KrSecret   *password = NULL;
+	PGconn	   *pg;
+	int			n = 0;
+
+	check_source(source, purpose);
+
+	/* Ours first: of a keyword given twice the last one counts. */
+	keywords[n] = "application_name";
+	values[n++] = "kessel_router";
+	keywords[n] = "gssencmode";
+	values[n++] = "disable";
+	for (int i = 0; i < source->noptions; i++)
+	{
+		keywords[n] = source->keywords[i];
+		values[n++] = source->values[i];
+	}
+	keywords[n] = "client_encoding";
+	values[n++] = GetDatabaseEncodingName();
+	keywords[n] = "user";
+	values[n++] = source->username;
+	if (source->has_secret)
+	{
+		password = kr_vault_open(&source->secret_id, purpose);
+		keywords[n] = "password";
+		values[n++] = password->value;
+	}
+	keywords[n] = NULL;
+	values[n] = NULL;
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not connect to data source \"%s\"", source->name),
+				 errdetail("There are too many open files in this session."),
+				 errhint("Raise max_files_per_process, or use fewer data sources in a session.")));
+
+	pg = PQconnectStartParams(keywords, values, false);
+	if (password != NULL)
+		kr_vault_close(password);
+	if (pg == NULL)
+	{
+		ReleaseExternalFD();
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("libpq could not make a connection object.")));
+	}
+
+	PG_TRY();
+	{
+		PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);
+		PQsetNoticeReceiver(pg, ignore_notice, NULL);
+		finish_connecting(pg, source);
+		PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
+	}
+	PG_CATCH();
+	{
+		kr_remote_disconnect(pg);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	pfree(keywords);
+	pfree(values);
+	return pg;
+}
+
+void
+kr_remote_disconnect(PGconn *pg)
+{
+	PQfinish(pg);
+	ReleaseExternalFD();
+}

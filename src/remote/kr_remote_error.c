@@ -1,0 +1,128 @@
+/*
+ * kr_remote_error.c
+ *	  Errors of data sources, raised as errors of this server.
+ *
+ * A remote error keeps its SQLSTATE, message, detail and hint. What libpq says
+ * of a failed connection names hosts and users, so only administrators see it;
+ * everybody else finds the data source's name, and the server's log the rest.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "kr_error.h"
+#include "kr_remote_internal.h"
+#include "kr_session.h"
+
+static char *
+field(const PGresult *result, int code)
+{
+	const char *value = PQresultErrorField(result, code);
+
+	return value ? pstrdup(value) : NULL;
+}
+
+static int
+sqlstate_of(const char *text)
+{
+	return MAKE_SQLSTATE(text[0], text[1], text[2], text[3], text[4]);
+}
+
+void
+kr_remote_raise_result(const PGresult *result, const char *source,
+					   const char *tenant, const char *sql)
+{
+	char	   *sqlstate = field(result, PG_DIAG_SQLSTATE);
+	char	   *message = field(result, PG_DIAG_MESSAGE_PRIMARY);
+	char	   *detail = field(result, PG_DIAG_MESSAGE_DETAIL);
+	char	   *hint = field(result, PG_DIAG_MESSAGE_HINT);
+	char	   *context = field(result, PG_DIAG_CONTEXT);
+	char	   *schema = field(result, PG_DIAG_SCHEMA_NAME);
+	char	   *table = field(result, PG_DIAG_TABLE_NAME);
+	char	   *column = field(result, PG_DIAG_COLUMN_NAME);
+	char	   *datatype = field(result, PG_DIAG_DATATYPE_NAME);
+	char	   *constraint = field(result, PG_DIAG_CONSTRAINT_NAME);
+
+	if (sqlstate == NULL || strlen(sqlstate) != 5)
+		sqlstate = "08006";
+	if (message == NULL)
+		message = pchomp(PQresultErrorMessage(result));
+
+	ereport(ERROR,
+			(errcode(sqlstate_of(sqlstate)),
+			 errmsg_internal("%s", message[0] ? message : "data source gave no reason"),
+			 detail ? errdetail_internal("%s", detail) : 0,
+			 hint ? errhint("%s", hint) : 0,
+			 schema ? err_generic_string(PG_DIAG_SCHEMA_NAME, schema) : 0,
+			 table ? err_generic_string(PG_DIAG_TABLE_NAME, table) : 0,
+			 column ? err_generic_string(PG_DIAG_COLUMN_NAME, column) : 0,
+			 datatype ? err_generic_string(PG_DIAG_DATATYPE_NAME, datatype) : 0,
+			 constraint ? err_generic_string(PG_DIAG_CONSTRAINT_NAME, constraint) : 0,
+			 context ? errcontext("%s", context) : 0,
+			 sql ? errcontext("remote SQL command: %s", sql) : 0,
+			 tenant && tenant[0] ?
+			 errcontext("tenant \"%s\" on data source \"%s\"", tenant, source) :
+			 errcontext("data source \"%s\"", source)));
+}
+
+void
+kr_remote_raise_lost(PGconn *pg, const char *source)
+{
+	char	   *reason = pchomp(PQerrorMessage(pg));
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("connection to data source \"%s\" was lost", source),
+			 kr_session_is_admin() ? errdetail_internal("%s", reason) :
+			 errdetail_log("%s", reason),
+			 errhint("Repeat the transaction; a new connection is made for it.")));
+}
+
+void
+kr_remote_raise_outcome_unknown(const char *source)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+			 errmsg("connection to data source \"%s\" was lost while committing", source),
+			 errdetail("Whether the changes were committed there is unknown; here the transaction is rolled back."),
+			 errhint("Look at the data before you repeat the transaction.")));
+}
+
+/*
+ * The SQLSTATE in a message of libpq that was built with PQERRORS_VERBOSE
+ * ("SEVERITY:  28P01: text"); 08001 where the server sent none.
+ */
+static int
+sqlstate_of_connect_error(const char *message)
+{
+	const char *at = message;
+
+	while ((at = strstr(at, ":  ")) != NULL)
+	{
+		at += 3;
+		if (strspn(at, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && at[5] == ':')
+			return sqlstate_of(at);
+	}
+	return ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+}
+
+void
+kr_remote_raise_connect(PGconn *pg, const KrSource *source)
+{
+	char	   *reason = pchomp(PQerrorMessage(pg));
+	int			sqlstate = sqlstate_of_connect_error(reason);
+	char	   *location = strstr(reason, "\nLOCATION:");
+
+	if (location != NULL)
+		*location = '\0';
+
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("could not connect to data source \"%s\"", source->name),
+			 kr_session_is_admin() ? errdetail_internal("%s", reason) :
+			 errdetail_log("%s", reason),
+			 sqlstate == ERRCODE_INVALID_PASSWORD ?
+			 errhint("An administrator can set the password with kessel.set_credential().") :
+			 errhint("kessel.test_data_source('%s') shows to an administrator how far it gets.",
+					 source->name)));
+}

@@ -1,0 +1,117 @@
+/*
+ * kr_remote_internal.h
+ *	  What the files of src/remote share.
+ */
+#ifndef KR_REMOTE_INTERNAL_H
+#define KR_REMOTE_INTERNAL_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "libpq-fe.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+
+#include "kr_remote.h"
+
+/* How long cleaning up after an error may take, for each connection. */
+#define KR_CLEANUP_TIMEOUT_MS 5000
+
+typedef enum KrPendingKind
+{
+	KR_PENDING_COMMAND,			/* transaction control; answers without interest */
+	KR_PENDING_PREPARE,
+	KR_PENDING_QUERY,
+	KR_PENDING_SYNC
+} KrPendingKind;
+
+/* A statement that was prepared on a connection. */
+typedef struct KrStatement
+{
+	dlist_node	node;			/* in KrConn.statements, newest use first */
+	uint32		hash;
+	bool		confirmed;		/* the server has said that it exists */
+	char		name[24];
+	char	   *sql;
+} KrStatement;
+
+/* Something sent whose answer has not been read. */
+typedef struct KrPending
+{
+	KrPendingKind kind;
+	bool		started;		/* query: reading its answer has begun */
+	KrStatement *statement;		/* prepare, query */
+	KrStream   *stream;			/* query: NULL if its rows are not wanted */
+	const char *sql;			/* for error context */
+} KrPending;
+
+/*
+ * A connection. In TopMemoryContext's child; every pointer in it is its own,
+ * but for reader and KrPending.stream, which the end of the transaction clears.
+ */
+struct KrConn
+{
+	dlist_node	node;			/* in the list of all connections */
+	PGconn	   *pg;
+	WaitEventSet *waits;
+	PGresult   *result;			/* the one handed out last */
+	MemoryContext cxt;
+
+	/* whose it is */
+	pg_uuid_t	source_id;
+	uint64		stamp;
+	char	   *source_name;
+	TimestampTz last_used;
+
+	/* the lease: valid while leased is true */
+	bool		leased;
+	pg_uuid_t	tenant_id;
+	char		tenant[NAMEDATALEN];	/* empty: none */
+	char	   *enter;
+	int64		epoch;
+	int			depth;			/* remote nesting level; 0: no transaction */
+	bool		wrote;			/* the local commit must wait */
+	bool		failed;			/* the server has raised an error and skips to the sync */
+	bool		committing;		/* a COMMIT that matters is unanswered */
+	bool		broken;			/* lost or out of step: of no more use */
+
+	/* what is under way */
+	KrPending  *pending;		/* ring buffer */
+	int			pending_first;
+	int			pending_count;
+	int			pending_size;
+	bool		unsynced;		/* something was queued after the last sync */
+	KrStream   *reader;			/* the stream with outstanding results */
+
+	dlist_head	statements;
+	int			nstatements;
+	uint32		statement_counter;
+};
+
+/* kr_remote_connect.c */
+extern PGconn *kr_remote_connect(const KrSource *source, const char *purpose);
+extern void kr_remote_disconnect(PGconn *pg);
+
+/* kr_remote_pipeline.c */
+extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
+							const char *const *values);
+extern void kr_conn_sync(KrConn *conn);
+extern void kr_conn_flush(KrConn *conn);
+extern bool kr_conn_query_is_pending(const KrConn *conn);
+extern void kr_conn_drain(KrConn *conn);
+extern void kr_conn_await_commit(KrConn *conn);
+extern bool kr_conn_take_arrived(KrConn *conn);
+extern bool kr_conn_resync(KrConn *conn, TimestampTz deadline);
+extern bool kr_conn_command_quietly(KrConn *conn, const char *sql);
+
+/* kr_remote_cancel.c: ask the server to stop; false if that could not be done in time */
+extern bool kr_remote_cancel(PGconn *pg, int timeout_ms);
+
+/* kr_remote_error.c */
+extern void kr_remote_raise_result(const PGresult *result, const char *source,
+								   const char *tenant, const char *sql) pg_attribute_noreturn();
+extern void kr_remote_raise_lost(PGconn *pg, const char *source) pg_attribute_noreturn();
+extern void kr_remote_raise_outcome_unknown(const char *source) pg_attribute_noreturn();
+extern void kr_remote_raise_connect(PGconn *pg, const KrSource *source) pg_attribute_noreturn();
+
+#endif							/* KR_REMOTE_INTERNAL_H */

@@ -1,0 +1,661 @@
+/*
+ * kr_remote_pipeline.c
+ *	  Sending and reading on a connection in libpq's pipeline mode.
+ *
+ * What was sent and not yet answered stands in a queue; answers come in its
+ * order. Nothing is read before somebody needs it, and what nobody needs is
+ * skipped when the reading gets there.
+ *
+ * An error that is raised in the middle leaves the queue as it is. The abort of
+ * the transaction or subtransaction (kr_remote_xact.c) then reads up to the
+ * last synchronisation point, so connections are back in step before anything
+ * is sent again. A result is always the connection's own (conn->result), so an
+ * error leaks none.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+#include "kr_compat.h"
+#include "kr_remote_internal.h"
+
+/* Statements kept prepared on one connection; the least recently used goes first. */
+#define MAX_STATEMENTS 256
+
+/* Entries that one statement can need: deallocate, prepare, execute, sync. */
+#define QUEUE_AT_ONCE 4
+
+/* Entries kept free for cleaning up, which must not allocate. */
+#define CLEANUP_RESERVE 8
+
+static void
+lost(KrConn *conn)
+{
+	conn->broken = true;
+	if (conn->committing)
+		kr_remote_raise_outcome_unknown(conn->source_name);
+	kr_remote_raise_lost(conn->pg, conn->source_name);
+}
+
+static void
+set_result(KrConn *conn, PGresult *result)
+{
+	PQclear(conn->result);
+	conn->result = result;
+}
+
+/* ---------- the queue ---------- */
+
+static KrPending *
+pending_head(KrConn *conn)
+{
+	return conn->pending_count > 0 ? &conn->pending[conn->pending_first] : NULL;
+}
+
+static KrPending *
+pending_push(KrConn *conn, KrPendingKind kind)
+{
+	KrPending  *entry;
+
+	Assert(conn->pending_count < conn->pending_size);
+	entry = &conn->pending[(conn->pending_first + conn->pending_count) % conn->pending_size];
+	memset(entry, 0, sizeof(*entry));
+	entry->kind = kind;
+	conn->pending_count++;
+	conn->unsynced = kind != KR_PENDING_SYNC;
+	return entry;
+}
+
+/* Make room before anything is sent, so that pushing cannot fail afterwards. */
+static void
+pending_reserve(KrConn *conn, int more)
+{
+	int			size = Max(conn->pending_size, 16);
+	KrPending  *grown;
+
+	if (conn->pending_count + more <= conn->pending_size)
+		return;
+	while (size < conn->pending_count + more)
+		size *= 2;
+	grown = MemoryContextAlloc(conn->cxt, size * sizeof(KrPending));
+	for (int i = 0; i < conn->pending_count; i++)
+		grown[i] = conn->pending[(conn->pending_first + i) % conn->pending_size];
+	if (conn->pending != NULL)
+		pfree(conn->pending);
+	conn->pending = grown;
+	conn->pending_first = 0;
+	conn->pending_size = size;
+}
+
+static void
+pending_pop(KrConn *conn)
+{
+	conn->pending_first = (conn->pending_first + 1) % conn->pending_size;
+	conn->pending_count--;
+}
+
+/* ---------- waiting ---------- */
+
+/*
+ * Wait until the socket can be read, or written where something is left to
+ * flush. deadline 0: wait for ever and let interrupts through.
+ */
+static bool
+wait_for_socket(KrConn *conn, bool flushing, TimestampTz deadline)
+{
+	WaitEvent	event;
+	long		timeout = -1;
+
+	if (PQsocket(conn->pg) < 0)
+		return false;
+	if (deadline != 0)
+	{
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (timeout <= 0)
+			return false;
+	}
+	ModifyWaitEvent(conn->waits, 0,
+					WL_SOCKET_READABLE | (flushing ? WL_SOCKET_WRITEABLE : 0), NULL);
+	if (WaitEventSetWait(conn->waits, timeout, &event, 1, PG_WAIT_EXTENSION) == 0)
+		return false;
+	if (event.events & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		if (deadline == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+/* True when PQgetResult() will not block; false when the deadline has passed. */
+static bool
+wait_for_result(KrConn *conn, TimestampTz deadline)
+{
+	for (;;)
+	{
+		int			flushing = PQflush(conn->pg);
+
+		/* What arrived before a connection broke is still read. */
+		if (!PQisBusy(conn->pg))
+			return true;
+		if (flushing < 0 || !wait_for_socket(conn, flushing > 0, deadline))
+			return false;
+		if (!PQconsumeInput(conn->pg))
+			return true;		/* PQgetResult() tells why */
+	}
+}
+
+static PGresult *
+get_result(KrConn *conn)
+{
+	if (!wait_for_result(conn, 0))
+		lost(conn);
+	return PQgetResult(conn->pg);
+}
+
+static bool
+is_error(const PGresult *result)
+{
+	switch (PQresultStatus(result))
+	{
+		case PGRES_COMMAND_OK:
+		case PGRES_TUPLES_OK:
+		case PGRES_SINGLE_TUPLE:
+		case PGRES_PIPELINE_SYNC:
+			return false;
+		default:
+			return true;
+	}
+}
+
+/* Raise conn->result, the answer of head. */
+static void
+raise_result(KrConn *conn, KrPending *head)
+{
+	const char *sqlstate = PQresultErrorField(conn->result, PG_DIAG_SQLSTATE);
+
+	if (PQstatus(conn->pg) == CONNECTION_BAD)
+		lost(conn);
+	conn->failed = true;
+
+	/* The remote schema has changed, or somebody dropped it: prepare anew. */
+	if (head->statement != NULL && sqlstate != NULL &&
+		(strcmp(sqlstate, "0A000") == 0 || strcmp(sqlstate, "26000") == 0))
+		head->statement->confirmed = false;
+
+	kr_remote_raise_result(conn->result, conn->source_name,
+						   conn->leased ? conn->tenant : NULL, head->sql);
+}
+
+/* ---------- reading ---------- */
+
+/* Every command's answer ends with a NULL, which is there at once. */
+static void
+take_terminator(KrConn *conn)
+{
+	PGresult   *extra = PQgetResult(conn->pg);
+
+	if (extra != NULL)
+	{
+		PQclear(extra);
+		conn->broken = true;
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("data source \"%s\" sent more than one answer to a command",
+						conn->source_name)));
+	}
+}
+
+/* Read the answer of the queue's head, whose rows nobody wants. */
+static void
+skip_head(KrConn *conn)
+{
+	KrPending  *head = pending_head(conn);
+	bool		ended = false;
+
+	if (head->kind == KR_PENDING_QUERY && !head->started)
+	{
+		(void) PQsetSingleRowMode(conn->pg);
+		head->started = true;
+	}
+
+	while (!ended)
+	{
+		set_result(conn, get_result(conn));
+		if (conn->result == NULL)
+			lost(conn);
+		if (is_error(conn->result))
+			raise_result(conn, head);
+		ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
+	}
+	if (head->kind == KR_PENDING_PREPARE)
+		head->statement->confirmed = true;
+	if (head->kind != KR_PENDING_SYNC)
+		take_terminator(conn);
+	pending_pop(conn);
+}
+
+static void
+stream_memory_goes(void *arg)
+{
+	kr_stream_abandon((KrStream *) arg);
+}
+
+void
+kr_stream_init(KrStream *stream, KrConn *conn, MemoryContext cxt, bool single_row,
+			   void (*park) (KrStream *), void *owner)
+{
+	memset(stream, 0, sizeof(*stream));
+	stream->conn = conn;
+	stream->single_row = single_row;
+	stream->park = park;
+	stream->owner = owner;
+	stream->callback.func = stream_memory_goes;
+	stream->callback.arg = stream;
+	MemoryContextRegisterResetCallback(cxt, &stream->callback);
+}
+
+PGresult *
+kr_stream_next(KrStream *stream)
+{
+	KrConn	   *conn = stream->conn;
+	KrPending  *head;
+	bool		ended;
+
+	if (stream->pending == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("the remaining rows are gone"),
+				 errdetail("An error in the meantime ended the remote query."),
+				 errhint("Open the cursor again.")));
+	while ((head = pending_head(conn)) != NULL &&
+		   !(head->kind == KR_PENDING_QUERY && head->stream == stream))
+		skip_head(conn);
+	if (head == NULL)
+		elog(ERROR, "no answer is outstanding on data source \"%s\"", conn->source_name);
+
+	if (!head->started && stream->single_row && !PQsetSingleRowMode(conn->pg))
+		elog(ERROR, "could not read row by row");
+	head->started = true;
+
+	set_result(conn, get_result(conn));
+	if (conn->result == NULL)
+		lost(conn);
+	if (is_error(conn->result))
+		raise_result(conn, head);
+
+	ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
+	if (ended)
+	{
+		const char *affected = PQcmdTuples(conn->result);
+
+		stream->affected = affected[0] ? strtoull(affected, NULL, 10) : 0;
+		take_terminator(conn);
+		pending_pop(conn);
+		if (--stream->pending == 0)
+			conn->reader = NULL;
+		if (stream->single_row || PQresultStatus(conn->result) == PGRES_COMMAND_OK)
+			return NULL;
+	}
+	return conn->result;
+}
+
+void
+kr_stream_abandon(KrStream *stream)
+{
+	KrConn	   *conn = stream->conn;
+
+	if (stream->pending == 0)
+		return;
+	for (int i = 0; i < conn->pending_count; i++)
+	{
+		KrPending  *entry = &conn->pending[(conn->pending_first + i) % conn->pending_size];
+
+		if (entry->stream == stream)
+		{
+			entry->stream = NULL;
+			entry->sql = NULL;
+		}
+	}
+	stream->pending = 0;
+	if (conn->reader == stream)
+		conn->reader = NULL;
+}
+
+/* Read everything that is outstanding; raises what went wrong. */
+void
+kr_conn_drain(KrConn *conn)
+{
+	while (conn->pending_count > 0)
+		skip_head(conn);
+}
+
+/* Read the answer of a COMMIT, the last command before a sync. */
+void
+kr_conn_await_commit(KrConn *conn)
+{
+	conn->committing = true;
+	while (conn->pending_count > 1)
+		skip_head(conn);
+	conn->committing = false;
+
+	if (conn->result == NULL || strcmp(PQcmdStatus(conn->result), "COMMIT") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRANSACTION_ROLLBACK),
+				 errmsg("data source \"%s\" rolled the transaction back", conn->source_name),
+				 errdetail("An error there had ended it earlier."),
+				 errhint("Repeat the transaction.")));
+	skip_head(conn);
+}
+
+bool
+kr_conn_query_is_pending(const KrConn *conn)
+{
+	for (int i = 0; i < conn->pending_count; i++)
+	{
+		if (conn->pending[(conn->pending_first + i) % conn->pending_size].kind == KR_PENDING_QUERY)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Take what has arrived, without waiting. True when nothing is outstanding any
+ * more; false also when the connection is lost (conn->broken then).
+ */
+bool
+kr_conn_take_arrived(KrConn *conn)
+{
+	if (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg) ||
+		PQstatus(conn->pg) == CONNECTION_BAD)
+	{
+		conn->broken = true;
+		return false;
+	}
+	while (conn->pending_count > 0)
+	{
+		KrPending  *head = pending_head(conn);
+		bool		ended;
+
+		if (head->kind == KR_PENDING_QUERY && !head->started)
+		{
+			(void) PQsetSingleRowMode(conn->pg);
+			head->started = true;
+		}
+		if (PQisBusy(conn->pg))
+			return false;
+		set_result(conn, PQgetResult(conn->pg));
+		if (conn->result == NULL || is_error(conn->result))
+		{
+			conn->broken = true;
+			return false;
+		}
+		ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
+		if (!ended)
+			continue;
+		if (head->kind == KR_PENDING_PREPARE)
+			head->statement->confirmed = true;
+		if (head->kind != KR_PENDING_SYNC && PQgetResult(conn->pg) != NULL)
+		{
+			conn->broken = true;
+			return false;
+		}
+		pending_pop(conn);
+	}
+	return PQstatus(conn->pg) == CONNECTION_OK;
+}
+
+/* ---------- statements ---------- */
+
+static KrStatement *
+find_statement(KrConn *conn, const char *sql, uint32 hash)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &conn->statements)
+	{
+		KrStatement *statement = dlist_container(KrStatement, node, iter.cur);
+
+		if (statement->hash == hash && strcmp(statement->sql, sql) == 0)
+		{
+			dlist_move_head(&conn->statements, &statement->node);
+			return statement;
+		}
+	}
+	return NULL;
+}
+
+static void
+forget_statement(KrConn *conn, KrStatement *statement)
+{
+	dlist_delete(&statement->node);
+	conn->nstatements--;
+	pfree(statement->sql);
+	pfree(statement);
+}
+
+static void
+send_deallocate(KrConn *conn, const char *name)
+{
+	char		sql[64];
+
+	snprintf(sql, sizeof(sql), "DEALLOCATE %s", name);
+	if (!PQsendQueryParams(conn->pg, sql, 0, NULL, NULL, NULL, NULL, 0))
+		lost(conn);
+	(void) pending_push(conn, KR_PENDING_COMMAND);
+}
+
+/* The oldest statement whose preparation is not under way goes. */
+static void
+evict_statement(KrConn *conn)
+{
+	dlist_iter	iter;
+
+	dlist_reverse_foreach(iter, &conn->statements)
+	{
+		KrStatement *statement = dlist_container(KrStatement, node, iter.cur);
+
+		if (statement->confirmed)
+		{
+			send_deallocate(conn, statement->name);
+			forget_statement(conn, statement);
+			return;
+		}
+	}
+}
+
+/* The statement's name on the server; sends its preparation if it is new. */
+static KrStatement *
+prepare_statement(KrConn *conn, const char *sql, int nparams)
+{
+	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
+	KrStatement *statement = find_statement(conn, sql, hash);
+
+	if (statement != NULL)
+		return statement;
+	if (conn->nstatements >= MAX_STATEMENTS)
+		evict_statement(conn);
+
+	statement = MemoryContextAllocZero(conn->cxt, sizeof(KrStatement));
+	statement->hash = hash;
+	statement->sql = MemoryContextStrdup(conn->cxt, sql);
+	snprintf(statement->name, sizeof(statement->name), "kr%u", ++conn->statement_counter);
+	dlist_push_head(&conn->statements, &statement->node);
+	conn->nstatements++;
+
+	if (!PQsendPrepare(conn->pg, statement->name, sql, nparams, NULL))
+		lost(conn);
+	pending_push(conn, KR_PENDING_PREPARE)->statement = statement;
+	return statement;
+}
+
+/* After an error: what was not confirmed may not exist on the server. */
+static void
+forget_unconfirmed(KrConn *conn)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &conn->statements)
+	{
+		KrStatement *statement = dlist_container(KrStatement, node, iter.cur);
+
+		if (!statement->confirmed)
+			forget_statement(conn, statement);
+	}
+}
+
+/* ---------- sending ---------- */
+
+static void
+check_in_step(KrConn *conn)
+{
+	if (conn->broken)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("connection to data source \"%s\" was lost", conn->source_name),
+				 errdetail("It was lost earlier in this transaction."),
+				 errhint("Repeat the transaction; a new connection is made for it.")));
+}
+
+static KrPending *
+queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams, const char *const *values)
+{
+	KrStatement *statement;
+	KrPending  *entry;
+
+	check_in_step(conn);
+	pending_reserve(conn, QUEUE_AT_ONCE + CLEANUP_RESERVE);
+	statement = prepare_statement(conn, sql, nparams);
+	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, NULL, NULL, 0))
+		lost(conn);
+	entry = pending_push(conn, kind);
+	entry->statement = statement;
+	return entry;
+}
+
+/* Queue a command whose answer matters only when it is an error. */
+void
+kr_conn_command(KrConn *conn, const char *sql, int nparams, const char *const *values)
+{
+	(void) queue(conn, KR_PENDING_COMMAND, sql, nparams, values);
+}
+
+void
+kr_conn_sync(KrConn *conn)
+{
+	check_in_step(conn);
+	pending_reserve(conn, 1 + CLEANUP_RESERVE);
+	if (!PQpipelineSync(conn->pg))
+		lost(conn);
+	(void) pending_push(conn, KR_PENDING_SYNC);
+}
+
+void
+kr_stream_queue(KrStream *stream, const char *sql, int nparams,
+				const char *const *values, bool writes)
+{
+	KrConn	   *conn = stream->conn;
+	KrPending  *entry;
+
+	if (conn->reader != NULL && conn->reader != stream)
+		conn->reader->park(conn->reader);
+	Assert(conn->reader == NULL || conn->reader == stream);
+
+	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values);
+	entry->stream = stream;
+	entry->sql = sql;
+	stream->pending++;
+	conn->reader = stream;
+	conn->wrote |= writes;
+}
+
+void
+kr_stream_send(KrStream *stream)
+{
+	kr_conn_sync(stream->conn);
+	kr_conn_flush(stream->conn);
+}
+
+void
+kr_conn_flush(KrConn *conn)
+{
+	if (PQflush(conn->pg) < 0)
+		lost(conn);
+}
+
+/* ---------- getting back into step, without raising anything ---------- */
+
+/* Read up to the last synchronisation point. False where that was not reached. */
+bool
+kr_conn_resync(KrConn *conn, TimestampTz deadline)
+{
+	int			nulls = 0;
+
+	if (conn->reader != NULL)
+		kr_stream_abandon(conn->reader);
+	if (conn->broken || PQstatus(conn->pg) == CONNECTION_BAD)
+		return false;
+	if (conn->unsynced)
+	{
+		if (!PQpipelineSync(conn->pg))
+			return false;
+		(void) pending_push(conn, KR_PENDING_SYNC);
+	}
+
+	while (conn->pending_count > 0)
+	{
+		KrPending  *head = pending_head(conn);
+
+		if (head->kind == KR_PENDING_QUERY && !head->started)
+		{
+			(void) PQsetSingleRowMode(conn->pg);
+			head->started = true;
+		}
+		if (!wait_for_result(conn, deadline))
+			return false;
+		set_result(conn, PQgetResult(conn->pg));
+		if (PQstatus(conn->pg) == CONNECTION_BAD)
+			return false;
+		if (conn->result == NULL)
+		{
+			/* the end of a command, or of everything */
+			if (head->kind != KR_PENDING_SYNC)
+				pending_pop(conn);
+			else if (++nulls > 1)
+				return false;
+			continue;
+		}
+		nulls = 0;
+		if (head->kind == KR_PENDING_PREPARE && !is_error(conn->result))
+			head->statement->confirmed = true;
+		if (PQresultStatus(conn->result) == PGRES_PIPELINE_SYNC)
+		{
+			while (pending_head(conn)->kind != KR_PENDING_SYNC)
+				pending_pop(conn);
+			pending_pop(conn);
+		}
+	}
+	set_result(conn, NULL);
+	forget_unconfirmed(conn);
+	conn->failed = false;
+	return true;
+}
+
+/* Send one command and a sync. False where the connection is of no more use. */
+bool
+kr_conn_command_quietly(KrConn *conn, const char *sql)
+{
+	if (conn->broken || conn->pending_count + 2 > conn->pending_size)
+		return false;
+	if (!PQsendQueryParams(conn->pg, sql, 0, NULL, NULL, NULL, NULL, 0))
+		return false;
+	(void) pending_push(conn, KR_PENDING_COMMAND);
+	if (!PQpipelineSync(conn->pg))
+		return false;
+	(void) pending_push(conn, KR_PENDING_SYNC);
+	return PQflush(conn->pg) >= 0;
+}

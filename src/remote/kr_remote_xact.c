@@ -1,0 +1,464 @@
+/*
+ * kr_remote_xact.c
+ *	  Leasing connections, and making them follow the local transaction.
+ *
+ * A connection is leased to one tenant for a transaction: the context that the
+ * agent set there is transactional. Between transactions any tenant of the same
+ * data source may take it. The remote transaction starts with the first query,
+ * in the same trip, and is as deep in savepoints as the local one was when it
+ * last sent something.
+ *
+ * Before the local commit every remote transaction gets its COMMIT at once;
+ * only the answers of those that wrote are waited for. The answer of one that
+ * only read stands in the connection's queue until it is used again. In an
+ * abort nothing is raised, and each connection gets KR_CLEANUP_TIMEOUT_MS to
+ * come back into step; one that does not is closed.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "kr_compat.h"
+#include "kr_remote_internal.h"
+
+/* Idle connections that a backend keeps; the least recently used goes first. */
+#define MAX_IDLE_CONNECTIONS 32
+
+static dlist_head connections = DLIST_STATIC_INIT(connections);
+
+/* ---------- making and closing ---------- */
+
+static void
+destroy(KrConn *conn)
+{
+	if (conn->reader != NULL)
+		kr_stream_abandon(conn->reader);
+	dlist_delete(&conn->node);
+	if (conn->waits != NULL)
+		FreeWaitEventSet(conn->waits);
+	PQclear(conn->result);
+	kr_remote_disconnect(conn->pg);
+	MemoryContextDelete(conn->cxt);
+}
+
+/*
+ * Settings under which text means the same on both sides, as postgres_fdw has
+ * them. In a transaction of their own, so that no ROLLBACK undoes them.
+ */
+static void
+send_session_settings(KrConn *conn)
+{
+	kr_conn_command(conn,
+					"SELECT pg_catalog.set_config('search_path', 'pg_catalog', false), "
+					"pg_catalog.set_config('timezone', 'GMT', false), "
+					"pg_catalog.set_config('datestyle', 'ISO', false), "
+					"pg_catalog.set_config('intervalstyle', 'postgres', false), "
+					"pg_catalog.set_config('extra_float_digits', '3', false)",
+					0, NULL);
+	kr_conn_sync(conn);
+}
+
+static KrConn *
+open_connection(const KrSource *source)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "kessel connection",
+											  ALLOCSET_SMALL_SIZES);
+	KrConn	   *conn = MemoryContextAllocZero(cxt, sizeof(KrConn));
+
+	conn->cxt = cxt;
+	conn->source_id = source->id;
+	conn->stamp = source->stamp;
+	conn->source_name = MemoryContextStrdup(cxt, source->name);
+	dlist_init(&conn->statements);
+
+	PG_TRY();
+	{
+		conn->pg = kr_remote_connect(source, "runtime");
+	}
+	PG_CATCH();
+	{
+		MemoryContextDelete(cxt);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	/* From here on the list owns it, and an error leaves it broken there. */
+	conn->broken = true;
+	dlist_push_head(&connections, &conn->node);
+
+	if (PQsetnonblocking(conn->pg, 1) != 0 || !PQenterPipelineMode(conn->pg))
+		kr_remote_raise_lost(conn->pg, conn->source_name);
+	conn->waits = kr_create_wait_event_set(3);
+	AddWaitEventToSet(conn->waits, WL_SOCKET_READABLE, PQsocket(conn->pg), NULL, NULL);
+	AddWaitEventToSet(conn->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(conn->waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	conn->broken = false;
+	send_session_settings(conn);
+	return conn;
+}
+
+/* ---------- leasing ---------- */
+
+static KrConn *
+find_leased(const KrTarget *target)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (conn->leased &&
+			memcmp(&conn->source_id, &target->source->id, sizeof(pg_uuid_t)) == 0 &&
+			memcmp(&conn->tenant_id, &target->tenant_id, sizeof(pg_uuid_t)) == 0)
+			return conn;
+	}
+	return NULL;
+}
+
+/*
+ * An idle connection to the source that still works. Ones that do not, or that
+ * were made under other options or another credential, are closed on the way.
+ */
+static KrConn *
+find_idle(const KrSource *source)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (conn->leased ||
+			memcmp(&conn->source_id, &source->id, sizeof(pg_uuid_t)) != 0)
+			continue;
+		(void) kr_conn_take_arrived(conn);
+		if (conn->broken || conn->stamp != source->stamp)
+			destroy(conn);
+		else
+			return conn;
+	}
+	return NULL;
+}
+
+static void
+lease(KrConn *conn, const KrTarget *target)
+{
+	if (conn->enter != NULL)
+		pfree(conn->enter);
+	conn->enter = target->enter ? MemoryContextStrdup(conn->cxt, target->enter) : NULL;
+	conn->epoch = target->epoch;
+	conn->tenant_id = target->tenant_id;
+	strlcpy(conn->tenant, target->tenant ? target->tenant : "", sizeof(conn->tenant));
+	conn->last_used = GetCurrentTransactionStartTimestamp();
+	conn->leased = true;
+	conn->wrote = false;
+	conn->depth = 0;
+}
+
+/*
+ * READ ONLY goes along only at the outermost level: inside a savepoint it may be
+ * what that savepoint alone asked for.
+ */
+static const char *
+start_transaction_sql(void)
+{
+	bool		read_only = XactReadOnly && GetCurrentTransactionNestLevel() == 1;
+
+	if (IsolationIsSerializable())
+	{
+		if (read_only)
+			return XactDeferrable ?
+				"START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE" :
+				"START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY";
+		return "START TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+	}
+	return read_only ?
+		"START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY" :
+		"START TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+}
+
+static void
+queue_begin(KrConn *conn)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (conn->depth == 0)
+	{
+		kr_conn_command(conn, start_transaction_sql(), 0, NULL);
+		conn->depth = 1;
+		/* A serializable reader may learn only at COMMIT that it must not be. */
+		conn->wrote = IsolationIsSerializable();
+		if (conn->enter != NULL)
+		{
+			char		epoch[MAXINT8LEN + 1];
+			const char *values[2];
+
+			pg_lltoa(conn->epoch, epoch);
+			values[0] = conn->enter;
+			values[1] = epoch;
+			kr_conn_command(conn, "SELECT kessel_agent.enter($1, $2)", 2, values);
+		}
+	}
+	while (conn->depth < level)
+	{
+		char		sql[64];
+
+		snprintf(sql, sizeof(sql), "SAVEPOINT s%d", conn->depth + 1);
+		kr_conn_command(conn, sql, 0, NULL);
+		conn->depth++;
+	}
+}
+
+KrConn *
+kr_remote_lease(const KrTarget *target)
+{
+	KrConn	   *conn = find_leased(target);
+
+	if (conn == NULL)
+	{
+		conn = find_idle(target->source);
+		if (conn == NULL)
+			conn = open_connection(target->source);
+		lease(conn, target);
+	}
+	queue_begin(conn);
+	return conn;
+}
+
+/* ---------- end of transactions ---------- */
+
+/*
+ * Bring a connection back into step after an error, stopping what the server is
+ * doing for it. Raises nothing.
+ */
+static void
+settle(KrConn *conn)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   KR_CLEANUP_TIMEOUT_MS);
+
+	if (conn->broken)
+		return;
+	if (!conn->failed && kr_conn_query_is_pending(conn) &&
+		!kr_remote_cancel(conn->pg, KR_CLEANUP_TIMEOUT_MS))
+		conn->broken = true;
+	else if (!kr_conn_resync(conn, deadline))
+		conn->broken = true;
+}
+
+static void
+roll_back(KrConn *conn)
+{
+	settle(conn);
+	if (!kr_conn_command_quietly(conn, "ROLLBACK"))
+		conn->broken = true;
+	conn->depth = 0;
+}
+
+/* Send the COMMIT; true when its answer must be waited for. */
+static bool
+send_commit(KrConn *conn)
+{
+	if (conn->broken)
+	{
+		if (conn->wrote)
+			kr_remote_raise_lost(conn->pg, conn->source_name);
+		conn->depth = 0;
+		return false;
+	}
+	if (conn->reader != NULL)
+		kr_stream_abandon(conn->reader);
+	if (!conn->wrote && kr_conn_query_is_pending(conn) &&
+		!kr_conn_take_arrived(conn))
+	{
+		/* Rows that nobody wants are still coming: stop the query instead. */
+		roll_back(conn);
+		return false;
+	}
+	kr_conn_command(conn, "COMMIT", 0, NULL);
+	kr_conn_sync(conn);
+	kr_conn_flush(conn);
+	if (!conn->wrote)
+		conn->depth = 0;
+	return conn->wrote;
+}
+
+static void
+before_commit(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (conn->leased && conn->depth > 0)
+			(void) send_commit(conn);
+	}
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (conn->leased && conn->depth > 0)
+		{
+			kr_conn_await_commit(conn);
+			conn->depth = 0;
+		}
+	}
+}
+
+static void
+refuse_prepare(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (conn->leased && conn->depth > 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("cannot PREPARE a transaction that has used a data source"),
+					 errhint("Use COMMIT.")));
+	}
+}
+
+/* Close what is broken, and what is idle beyond the number that is kept. */
+static void
+tidy_up(void)
+{
+	dlist_mutable_iter iter;
+	int			idle = 0;
+	KrConn	   *oldest = NULL;
+
+	dlist_foreach_modify(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		conn->leased = false;
+		conn->depth = 0;
+		conn->committing = false;
+		if (conn->broken)
+		{
+			destroy(conn);
+			continue;
+		}
+		idle++;
+		if (oldest == NULL || conn->last_used < oldest->last_used)
+			oldest = conn;
+	}
+	if (idle > MAX_IDLE_CONNECTIONS)
+		destroy(oldest);
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	dlist_iter	iter;
+
+	if (dlist_is_empty(&connections))
+		return;
+
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+			before_commit();
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			refuse_prepare();
+			break;
+		case XACT_EVENT_ABORT:
+			dlist_foreach(iter, &connections)
+			{
+				KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+				if (conn->leased && conn->depth > 0)
+					roll_back(conn);
+			}
+			tidy_up();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+			tidy_up();
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+release_savepoint(KrConn *conn)
+{
+	char		sql[64];
+
+	snprintf(sql, sizeof(sql), "RELEASE SAVEPOINT s%d", conn->depth);
+	kr_conn_command(conn, sql, 0, NULL);
+	conn->depth--;
+}
+
+static void
+roll_back_to_savepoint(KrConn *conn)
+{
+	char		sql[128];
+
+	settle(conn);
+	snprintf(sql, sizeof(sql), "ROLLBACK TO SAVEPOINT s%d", conn->depth);
+	if (!kr_conn_command_quietly(conn, sql))
+		conn->broken = true;
+	snprintf(sql, sizeof(sql), "RELEASE SAVEPOINT s%d", conn->depth);
+	if (!kr_conn_command_quietly(conn, sql))
+		conn->broken = true;
+	conn->depth--;
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId mysubid,
+				 SubTransactionId parentsubid, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	dlist_iter	iter;
+
+	if (event != SUBXACT_EVENT_PRE_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (!conn->leased || conn->depth == 0)
+			continue;
+		if (event == SUBXACT_EVENT_PRE_COMMIT_SUB)
+		{
+			if (conn->depth >= level && !conn->broken)
+				release_savepoint(conn);
+		}
+		else if (conn->depth >= level)
+			roll_back_to_savepoint(conn);
+		else if (conn->failed)
+			settle(conn);
+	}
+}
+
+static void
+close_all(int code, Datum arg)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &connections)
+		PQfinish(dlist_container(KrConn, node, iter.cur)->pg);
+	dlist_init(&connections);
+}
+
+void
+kr_remote_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+	on_proc_exit(close_all, 0);
+}

@@ -1,0 +1,203 @@
+/*
+ * kr_session.c
+ *	  For which tenant and which user this session speaks.
+ *
+ * Nothing is resolved when a setting is assigned: PostgREST sets the role
+ * before the claims, and a setting can be assigned outside a transaction. The
+ * parsed claims are kept with the text they were parsed from, so that the
+ * usual call costs one comparison.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "kr_guc.h"
+#include "kr_session.h"
+
+/* What the claims said when they were last looked at. */
+typedef struct ParsedClaims
+{
+	char	   *text;			/* NULL: nothing parsed yet */
+	bool		has_user;
+	pg_uuid_t	user_id;
+	char		tenant[NAMEDATALEN];	/* empty: not named */
+} ParsedClaims;
+
+static ParsedClaims claims;
+
+bool
+kr_session_valid_tenant_name(const char *text)
+{
+	size_t		len = strlen(text);
+
+	if (len < 1 || len > 63 || text[0] == '-')
+		return false;
+	return strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
+}
+
+bool
+kr_session_parse_uuid(const char *text, pg_uuid_t *uuid)
+{
+	if (strlen(text) != 36)
+		return false;
+	for (int i = 0; i < 36; i++)
+	{
+		bool		dash = (i == 8 || i == 13 || i == 18 || i == 23);
+
+		if (dash ? text[i] != '-' : strchr("0123456789abcdef", text[i]) == NULL)
+			return false;
+	}
+	*uuid = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(text)));
+	return true;
+}
+
+/* A string member of a JSON object; NULL where it is absent or no string. */
+static char *
+string_member(JsonbContainer *object, const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value = getKeyJsonValueFromContainer(object, key, strlen(key),
+													 &buffer);
+
+	if (value == NULL || value->type != jbvString)
+		return NULL;
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+static void
+claims_error(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cannot use request.jwt.claims"),
+			 errdetail("%s", detail),
+			 errhint("The claims are a JSON object with \"sub\" (a uuid) and, where kessel.tenant is not set, \"tenant_id\".")));
+}
+
+static void
+parse_claims(const char *text, ParsedClaims *parsed)
+{
+	Jsonb	   *json;
+	char	   *sub;
+	char	   *tenant;
+
+	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	if (!JB_ROOT_IS_OBJECT(json))
+		claims_error("They are not a JSON object.");
+
+	sub = string_member(&json->root, "sub");
+	if (sub != NULL)
+	{
+		char	   *lower = str_tolower(sub, strlen(sub), C_COLLATION_OID);
+
+		parsed->has_user = kr_session_parse_uuid(lower, &parsed->user_id);
+		if (!parsed->has_user)
+			claims_error("\"sub\" is not a uuid.");
+	}
+
+	tenant = string_member(&json->root, "tenant_id");
+	if (tenant == NULL)
+	{
+		JsonbValue	buffer;
+		JsonbValue *meta = getKeyJsonValueFromContainer(&json->root,
+														"app_metadata",
+														strlen("app_metadata"),
+														&buffer);
+
+		if (meta != NULL && meta->type == jbvBinary &&
+			JsonContainerIsObject(meta->val.binary.data))
+			tenant = string_member(meta->val.binary.data, "tenant_id");
+	}
+	if (tenant != NULL && tenant[0] != '\0')
+	{
+		if (!kr_session_valid_tenant_name(tenant))
+			claims_error("\"tenant_id\" is neither a slug nor a lowercase uuid.");
+		strlcpy(parsed->tenant, tenant, sizeof(parsed->tenant));
+	}
+}
+
+static const ParsedClaims *
+current_claims(void)
+{
+	const char *text = GetConfigOption("request.jwt.claims", true, false);
+	ParsedClaims parsed = {0};
+
+	if (text == NULL)
+		text = "";
+	if (claims.text != NULL && strcmp(claims.text, text) == 0)
+		return &claims;
+
+	if (text[0] != '\0')
+	{
+		MemoryContext work = AllocSetContextCreate(CurrentMemoryContext,
+												   "kessel claims",
+												   ALLOCSET_SMALL_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(work);
+
+		parse_claims(text, &parsed);
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(work);
+	}
+	parsed.text = MemoryContextStrdup(TopMemoryContext, text);
+	if (claims.text != NULL)
+		pfree(claims.text);
+	claims = parsed;
+	return &claims;
+}
+
+const char *
+kr_session_tenant(void)
+{
+	const ParsedClaims *parsed;
+
+	if (kr_guc_tenant != NULL && kr_guc_tenant[0] != '\0')
+		return kr_guc_tenant;
+	parsed = current_claims();
+	return parsed->tenant[0] != '\0' ? parsed->tenant : NULL;
+}
+
+bool
+kr_session_user_id(pg_uuid_t *user_id)
+{
+	const ParsedClaims *parsed = current_claims();
+
+	if (parsed->has_user)
+		*user_id = parsed->user_id;
+	return parsed->has_user;
+}
+
+Oid
+kr_session_role(void)
+{
+	return GetOuterUserId();
+}
+
+static bool
+role_is_in(Oid role, const char *group)
+{
+	Oid			groupid = get_role_oid(group, true);
+
+	return OidIsValid(groupid) && has_privs_of_role(role, groupid);
+}
+
+bool
+kr_session_is_admin(void)
+{
+	Oid			role = kr_session_role();
+
+	return superuser_arg(role) || role_is_in(role, "kessel_admin");
+}
+
+bool
+kr_session_enters_any_tenant(void)
+{
+	return kr_session_is_admin() ||
+		role_is_in(kr_session_role(), "kessel_service");
+}
