@@ -71,11 +71,10 @@ kr_spi_end(KrSpi *spi)
 	SetUserIdAndSecContext(spi->save_userid, spi->save_sec_context);
 }
 
-void
-kr_spi_run(SPIPlanPtr *plan, const char *sql, int nargs, const Oid *argtypes,
-		   Datum *values, const char *nulls, int expected)
+static void
+run(SPIPlanPtr *plan, const char *sql, int nargs, const Oid *argtypes, Datum *values,
+	const char *nulls, bool read_only)
 {
-	bool		read_only = (expected == SPI_OK_SELECT);
 	int			rc;
 
 	if (*plan == NULL)
@@ -90,9 +89,21 @@ kr_spi_run(SPIPlanPtr *plan, const char *sql, int nargs, const Oid *argtypes,
 	}
 
 	rc = SPI_execute_plan(*plan, values, nulls, read_only, 0);
-	if (rc != expected)
-		elog(ERROR, "unexpected SPI result for \"%s\": %s", sql,
-			 SPI_result_code_string(rc));
+	if (rc < 0)
+		elog(ERROR, "SPI failed for \"%s\": %s", sql, SPI_result_code_string(rc));
+}
+
+void
+kr_spi_read(SPIPlanPtr *plan, const char *sql, int nargs, const Oid *argtypes, Datum *values)
+{
+	run(plan, sql, nargs, argtypes, values, NULL, true);
+}
+
+void
+kr_spi_write(SPIPlanPtr *plan, const char *sql, int nargs, const Oid *argtypes,
+			 Datum *values, const char *nulls)
+{
+	run(plan, sql, nargs, argtypes, values, nulls, false);
 }
 
 char *

@@ -29,12 +29,13 @@ extern void kr_spi_begin(KrSpi *spi);
 extern void kr_spi_end(KrSpi *spi);
 
 /*
- * Run one statement whose plan is kept for the backend's life in *plan. Errors
- * when SPI does not answer with `expected`.
+ * Run one statement whose plan is kept for the backend's life in *plan. read
+ * sees the snapshot of kr_spi_begin(), write sees and makes changes.
  */
-extern void kr_spi_run(SPIPlanPtr *plan, const char *sql, int nargs,
-					   const Oid *argtypes, Datum *values, const char *nulls,
-					   int expected);
+extern void kr_spi_read(SPIPlanPtr *plan, const char *sql, int nargs,
+						const Oid *argtypes, Datum *values);
+extern void kr_spi_write(SPIPlanPtr *plan, const char *sql, int nargs,
+						 const Oid *argtypes, Datum *values, const char *nulls);
 
 /* One column of the current SPI result as text, NULL for NULL; palloc'd in cxt. */
 extern char *kr_spi_text(int row, int column, MemoryContext cxt);

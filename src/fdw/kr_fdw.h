@@ -19,6 +19,7 @@
 #include "commands/explain.h"
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
+#include "funcapi.h"
 #include "nodes/execnodes.h"
 #include "utils/resowner.h"
 #include "utils/tuplestore.h"

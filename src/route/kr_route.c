@@ -283,7 +283,7 @@ load_source(const pg_uuid_t *id, const char *purpose, KrSource *source)
 
 	values[0] = UUIDPGetDatum(id);
 	values[1] = CStringGetTextDatum(purpose);
-	kr_spi_run(&plan, SOURCE_QUERY, 2, argtypes, values, NULL, SPI_OK_SELECT);
+	kr_spi_read(&plan, SOURCE_QUERY, 2, argtypes, values);
 	if (SPI_processed != 1)
 		return false;
 
@@ -354,8 +354,8 @@ find_source_by_name(const char *name)
 	bool		isnull;
 	pg_uuid_t	id;
 
-	kr_spi_run(&plan, "SELECT id FROM app.data_sources WHERE name = $1", 1,
-			   argtypes, &value, NULL, SPI_OK_SELECT);
+	kr_spi_read(&plan, "SELECT id FROM app.data_sources WHERE name = $1", 1,
+			   argtypes, &value);
 	if (SPI_processed != 1)
 		return NULL;
 	id = *DatumGetUUIDP(column(1, &isnull));
@@ -401,14 +401,14 @@ load_route(const char *tenant)
 	if (kr_session_parse_uuid(tenant, &id))
 	{
 		value = UUIDPGetDatum(&id);
-		kr_spi_run(&by_id, ROUTE_QUERY "WHERE t.id = $1", 1, uuid_arg,
-				   &value, NULL, SPI_OK_SELECT);
+		kr_spi_read(&by_id, ROUTE_QUERY "WHERE t.id = $1", 1, uuid_arg,
+				   &value);
 	}
 	else
 	{
 		value = CStringGetTextDatum(tenant);
-		kr_spi_run(&by_slug, ROUTE_QUERY "WHERE t.slug = $1", 1, text_arg,
-				   &value, NULL, SPI_OK_SELECT);
+		kr_spi_read(&by_slug, ROUTE_QUERY "WHERE t.slug = $1", 1, text_arg,
+				   &value);
 	}
 	if (SPI_processed != 1)
 		return NULL;
@@ -454,9 +454,9 @@ load_membership(const MemberKey *key)
 
 	values[0] = UUIDPGetDatum(&key->user_id);
 	values[1] = UUIDPGetDatum(&key->tenant_id);
-	kr_spi_run(&plan,
+	kr_spi_read(&plan,
 			   "SELECT FROM app.user_tenants WHERE user_id = $1 AND tenant_id = $2 AND is_active",
-			   2, argtypes, values, NULL, SPI_OK_SELECT);
+			   2, argtypes, values);
 	if (SPI_processed != 1)
 		return false;
 	(void) hash_search(cache.members, key, HASH_ENTER, NULL);

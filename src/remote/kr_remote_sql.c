@@ -1,0 +1,181 @@
+/*
+ * kr_remote_sql.c
+ *	  One-off statements on a data source, for the extension's own SQL: the
+ *	  agent, import of tables, tests. Each call has a connection of its own,
+ *	  outside the local transaction: what it does there is done when it returns.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/tuplestore.h"
+#include "utils/uuid.h"
+
+#include "kr_compat.h"
+#include "kr_remote_internal.h"
+
+PG_FUNCTION_INFO_V1(kr_remote_query);
+PG_FUNCTION_INFO_V1(kr_remote_exec);
+
+/* Wait for the next result, letting interrupts through. */
+static PGresult *
+next_result(PGconn *pg, const char *source)
+{
+	while (PQisBusy(pg))
+	{
+		int			rc = WaitLatchOrSocket(MyLatch,
+										   WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH,
+										   PQsocket(pg), -1L, PG_WAIT_EXTENSION);
+
+		if (rc & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if ((rc & WL_SOCKET_READABLE) && !PQconsumeInput(pg))
+			kr_remote_raise_lost(pg, source);
+	}
+	return PQgetResult(pg);
+}
+
+/*
+ * The last result of what was sent. It is the caller's; an error in between
+ * frees it and raises.
+ */
+static PGresult *
+last_result(PGconn *pg, const char *source)
+{
+	PGresult   *volatile last = NULL;
+
+	PG_TRY();
+	{
+		PGresult   *result;
+
+		while ((result = next_result(pg, source)) != NULL)
+		{
+			PQclear(last);
+			last = result;
+			if (PQresultStatus(last) != PGRES_COMMAND_OK &&
+				PQresultStatus(last) != PGRES_TUPLES_OK)
+				kr_remote_raise_result(last, source, NULL, NULL);
+		}
+	}
+	PG_CATCH();
+	{
+		PQclear(last);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return last;
+}
+
+/* Stop what is running, if it is, and close. */
+static void
+close_connection(PGconn *pg)
+{
+	if (PQtransactionStatus(pg) == PQTRANS_ACTIVE)
+		(void) kr_remote_cancel(pg, KR_CLEANUP_TIMEOUT_MS);
+	kr_remote_disconnect(pg);
+}
+
+static void
+set_search_path(PGconn *pg, const char *source)
+{
+	if (!PQsendQuery(pg, "SET search_path = pg_catalog"))
+		kr_remote_raise_lost(pg, source);
+	PQclear(last_result(pg, source));
+}
+
+/* Rows as arrays of text into the function's tuplestore. */
+static void
+return_rows(ReturnSetInfo *rsinfo, const PGresult *result)
+{
+	int			ncolumns = PQnfields(result);
+	Datum	   *elems = palloc(ncolumns * sizeof(Datum));
+	bool	   *nulls = palloc(ncolumns * sizeof(bool));
+	int			lower = 1;
+
+	for (int row = 0; row < PQntuples(result); row++)
+	{
+		Datum		array;
+		bool		isnull = false;
+
+		for (int i = 0; i < ncolumns; i++)
+		{
+			nulls[i] = PQgetisnull(result, row, i);
+			elems[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(PQgetvalue(result, row, i));
+		}
+		array = PointerGetDatum(construct_md_array(elems, nulls, 1, &ncolumns, &lower,
+												   TEXTOID, -1, false, TYPALIGN_INT));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &array, &isnull);
+	}
+}
+
+/* kessel._remote_query(data_source_id uuid, purpose text, query text, params text[]) */
+Datum
+kr_remote_query(PG_FUNCTION_ARGS)
+{
+	char	   *purpose = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *query = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	const KrSource *source = kr_source_by_id(PG_GETARG_UUID_P(0), purpose);
+	Datum	   *elems;
+	bool	   *nulls;
+	const char **values;
+	int			nparams;
+	PGconn	   *pg;
+	PGresult   *volatile result = NULL;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elems, &nulls, &nparams);
+	values = palloc(sizeof(char *) * Max(nparams, 1));
+	for (int i = 0; i < nparams; i++)
+		values[i] = nulls[i] ? NULL : TextDatumGetCString(elems[i]);
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	pg = kr_remote_connect(source, purpose);
+	PG_TRY();
+	{
+		set_search_path(pg, source->name);
+		if (!PQsendQueryParams(pg, query, nparams, NULL, values, NULL, NULL, 0))
+			kr_remote_raise_lost(pg, source->name);
+		result = last_result(pg, source->name);
+		return_rows((ReturnSetInfo *) fcinfo->resultinfo, result);
+	}
+	PG_FINALLY();
+	{
+		PQclear(result);
+		close_connection(pg);
+	}
+	PG_END_TRY();
+	return (Datum) 0;
+}
+
+/* kessel._remote_exec(data_source_id uuid, purpose text, script text) */
+Datum
+kr_remote_exec(PG_FUNCTION_ARGS)
+{
+	char	   *purpose = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *script = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	const KrSource *source = kr_source_by_id(PG_GETARG_UUID_P(0), purpose);
+	PGconn	   *pg = kr_remote_connect(source, purpose);
+
+	PG_TRY();
+	{
+		set_search_path(pg, source->name);
+		if (!PQsendQuery(pg, script))
+			kr_remote_raise_lost(pg, source->name);
+		PQclear(last_result(pg, source->name));
+	}
+	PG_FINALLY();
+	{
+		close_connection(pg);
+	}
+	PG_END_TRY();
+	PG_RETURN_VOID();
+}
