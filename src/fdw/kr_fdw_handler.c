@@ -15,22 +15,25 @@
 #include "foreign/foreign.h"
 #include "nodes/plannodes.h"
 #include "optimizer/planmain.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "kr_fdw.h"
 
 PG_FUNCTION_INFO_V1(kr_fdw_handler);
 
+/* postgres_fdw's callbacks; kept for the life of the backend. */
 static FdwRoutine *planner = NULL;
 
-static FdwRoutine *
-postgres_fdw_routine(void)
+static void
+load_planner(void)
 {
 	PGFunction	handler = load_external_function("$libdir/postgres_fdw",
 												 "postgres_fdw_handler", true, NULL);
-	Datum		routine = DirectFunctionCall1(handler, (Datum) 0);
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	return (FdwRoutine *) DatumGetPointer(routine);
+	planner = (FdwRoutine *) DatumGetPointer(DirectFunctionCall1(handler, (Datum) 0));
+	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -86,7 +89,8 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 {
 	FdwRoutine *routine = makeNode(FdwRoutine);
 
-	planner = postgres_fdw_routine();
+	if (planner == NULL)
+		load_planner();
 
 	/* planning */
 	routine->GetForeignRelSize = planner->GetForeignRelSize;

@@ -43,6 +43,10 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 	char	   *datatype = field(result, PG_DIAG_DATATYPE_NAME);
 	char	   *constraint = field(result, PG_DIAG_CONSTRAINT_NAME);
 
+	char	   *where = tenant && tenant[0] ?
+		psprintf("tenant \"%s\" on data source \"%s\"", tenant, source) :
+		psprintf("data source \"%s\"", source);
+
 	if (sqlstate == NULL || strlen(sqlstate) != 5)
 		sqlstate = "08006";
 	if (message == NULL)
@@ -60,9 +64,7 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 			 constraint ? err_generic_string(PG_DIAG_CONSTRAINT_NAME, constraint) : 0,
 			 context ? errcontext("%s", context) : 0,
 			 sql ? errcontext("remote SQL command: %s", sql) : 0,
-			 tenant && tenant[0] ?
-			 errcontext("tenant \"%s\" on data source \"%s\"", tenant, source) :
-			 errcontext("data source \"%s\"", source)));
+			 errcontext("%s", where)));
 }
 
 void
