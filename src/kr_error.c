@@ -25,9 +25,10 @@
  *   it comes in by the first call of one of its functions, that statement has
  *   been logged already. Name it in shared_preload_libraries or
  *   session_preload_libraries.
- * - With log_statement, a statement that hands a literal to a function of the
- *   user's which then calls ours: nothing in the text tells. The same for
- *   EXECUTE of a prepared statement that fails before its execution begins.
+ * - A statement that hands a literal to a function of the user's which then
+ *   calls ours, for as long as ours was not reached: nothing in the text tells.
+ *   So log_statement logs it, and so does an error in planning it. The same
+ *   for EXECUTE of a prepared statement that fails before it begins.
  * - Other extensions' copies of the text: pg_stat_statements replaces
  *   constants in a plain SELECT but keeps utility statements (DO, EXPLAIN,
  *   EXECUTE, DECLARE) as they are, and an emit_log_hook that was installed

@@ -1,0 +1,242 @@
+# The vault in a running cluster: root key by command, reloads, no plaintext
+# anywhere, races, dump and restore.
+use strict;
+use warnings;
+
+use lib 'test/lib';
+use File::Find;
+use File::Temp ();
+use KesselTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $mark = 'kr-vault-mark';
+my $dir  = File::Temp->newdir(CLEANUP => 1);
+my $k    = KesselTest->new(
+    conf => "session_preload_libraries = 'kessel_router'\nshared_preload_libraries = 'pg_stat_statements'\n"
+      . "wal_level = logical\nlog_statement = all\nlog_min_duration_statement = 0\nlog_min_error_statement = debug5\n"
+      . "log_parameter_max_length_on_error = -1\nlog_error_verbosity = verbose\nlog_destination = 'stderr,csvlog,jsonlog'\nlogging_collector = on\n");
+my $node = $k->node;
+my $data = $node->data_dir;
+my $good = 'a1' x 32;
+
+sub reload
+{
+    my (%set) = @_;
+    $k->exec("ALTER SYSTEM SET $_ = '" . ($set{$_} =~ s/'/''/gr) . "'") foreach sort keys %set;
+    $k->exec('SELECT pg_reload_conf()');
+    # Once the postmaster has it, so has every session that begins.
+    foreach my $name (sort keys %set)
+    {
+        my $value = $set{$name} =~ s/'/''/gr;
+        $node->poll_query_until('infra', "SELECT current_setting('$name') = '$value'") or die "$name was not reloaded";
+    }
+    return;
+}
+
+# An expression over vault.status(), in a new session.
+sub status
+{
+    my ($column) = @_;
+    return $k->exec("SELECT $column FROM vault.status()");
+}
+
+# The files under a folder that hold the mark.
+sub found_in
+{
+    my ($mark, @dirs) = @_;
+    my @found;
+    find({ no_chdir => 1, wanted => sub {
+        return unless -f $_;
+        push @found, $_ if index(slurp_file($_), $mark) >= 0;
+    } }, @dirs);
+    return join(' ', @found);
+}
+
+#
+# The root key by command
+#
+my $s = $k->session;
+write_key("$dir/key", $good);
+
+sub write_key
+{
+    my ($file, $text) = @_;
+    open(my $fh, '>', $file) or die "$file: $!";
+    chmod 0600, $file;
+    print $fh $text;
+    close $fh;
+    return;
+}
+
+reload('kessel.root_key_command' => "cat '$dir/key'; printf not-%s for-the-log >&2");
+is(status('provider || sealed'), 'commandfalse', 'a command gives the root key');
+my $fingerprint = status('root_key_id');
+ok_run($s->run("SELECT vault.create_secret('plain', 'plain') IS NOT NULL"), 't', 'a session that was open takes it over');
+ok(!-e "$data/kessel_root.key", 'no key file is made where a command is set');
+
+reload('kessel.root_key_file' => "$dir/key");
+is(status("provider || sealed"), 'ambiguoustrue', 'file and command together are refused');
+reload('kessel.root_key_command' => '');
+is(status("provider || sealed || root_key_id"), "filefalse$fingerprint", 'the same key from a file has the same fingerprint');
+ok_run($s->run("SELECT decrypted_secret FROM vault.decrypted_secrets"), 'plain', 'and opens what was sealed');
+reload('kessel.root_key_file' => '');
+
+foreach my $case (
+    [ 'exit 3',                     qr/exit code 3/,            'a command that fails' ],
+    [ 'kill -9 $$',                 qr/ended by signal 9/,      'a command that is killed' ],
+    [ "cat '$dir/key'; exit 1",     qr/exit code 1/,            'a key and a failure' ],
+    [ 'echo rubbish',                 qr/did not print a root key/, 'rubbish' ],
+    [ 'head -c 100000 /dev/zero',   qr/did not |more than|signal/, 'too much' ],
+    [ ':',                          qr/did not print a root key/, 'nothing' ],
+    [ '/no/such/program',           qr/exit code 127/,          'no such program' ])
+{
+    my ($command, $pattern, $name) = @$case;
+    reload('kessel.root_key_command' => $command);
+    like(status("sealed || ' ' || detail"), qr/^true .*$pattern/, $name);
+}
+like_error($k->run("SELECT vault.create_secret('$mark-sealed')"), 'KR010', qr/^the vault is sealed$/, 'nothing is stored then', hint => qr/vault\.status/);
+
+reload('kessel.root_key_command' => "sleep 1000 & echo \$! >$dir/pid; wait", 'kessel.root_key_timeout' => '1s');
+my $start = time;
+like(status("sealed || ' ' || detail"), qr/^true .*did not end within 1 seconds/, 'a command that hangs');
+cmp_ok(time - $start, '<', 20, 'in bounded time');
+ok(!kill(0, slurp_file("$dir/pid")) || slurp_file('/proc/' . (slurp_file("$dir/pid") =~ s/\s//gr) . '/stat') =~ /\) Z /, 'and what it started is gone');
+reload('kessel.root_key_timeout' => '10min');
+my $waiting = $k->session;
+unlink "$dir/pid";
+$waiting->start("SELECT vault.create_secret('x')");
+$node->poll_query_until('postgres', "SELECT (pg_stat_file('$dir/pid', true)).size > 0");
+$k->exec('SELECT pg_cancel_backend(' . $waiting->pid . ')');
+like_error($waiting->finish, '57014', qr/canceling statement/, 'a hanging command can be cancelled');
+ok_run($waiting->run('SELECT 1'), '1', 'and the session goes on');
+like_error($waiting->run("SELECT vault.create_secret('x')"), 'KR010', qr/sealed/, 'a failed command is not run again at once');
+$waiting->quit;
+
+reload('kessel.root_key_command' => "sleep 100 & echo \$! >$dir/pid; cat '$dir/key'");
+is(status('root_key_id'), $fingerprint, 'what a command leaves in the background, holding its output, is not waited for');
+kill 'KILL', slurp_file("$dir/pid") =~ s/\s//gr;
+
+#
+# No plaintext: through every function, failing and not, in every log format
+#
+reload('kessel.root_key_command' => "cat '$dir/key'");
+$k->exec('CREATE EXTENSION pg_stat_statements');
+$k->exec("CREATE FUNCTION wrapper(s text) RETURNS uuid LANGUAGE plpgsql AS 'BEGIN RETURN vault.create_secret(s); END'");
+my %expected = (
+    "SELECT vault.create_secret('$mark-1', 'one', 'first')"                      => '',
+    "SELECT vault.create_secret('$mark-2', 'one')"                               => '23505',
+    "SELECT vault.update_secret(id, '$mark-3') FROM vault.secrets"               => '',
+    "SELECT VAULT.\"create_secret\" ('$mark-4')"                                 => '',
+    "SELECT vault.create_secret('$mark-5', new_key_id => '$mark-5')"             => '22P02',
+    "SELECT vault.create_secret('$mark-6'::integer)"                             => '22P02',
+    "SELECT vault.create_secret('$mark-7' '$mark-7')"                            => '42601',
+    "SELECT vault.create_secret('$mark-8"                                        => '42601',
+    "SELECT vault.create_secret(\"$mark-9\")"                                    => '42703',
+    "SELECT vault.create_secret('$mark-10', '$mark-10', '$mark-10', NULL, NULL, '$mark-10')" => '42883',
+    "SELECT vault.create_secret('$mark-11') / 0"                                 => '42883',
+    "SELECT vault.create_secret('$mark-12'), 1 / 0"                              => '22012',
+    "SELECT vault.update_secret(gen_random_uuid(), '$mark-13')"                  => '02000',
+    "SELECT vault.create_secret(repeat('$mark-14', 1000000))"                    => '54000',
+    "INSERT INTO vault.secrets (secret) VALUES ('$mark-15')"                     => '0A000',
+    "UPDATE vault.secrets SET secret = '$mark-16 and so on and on'"              => '0A000',
+    "PREPARE p (text) AS SELECT vault.create_secret(\$1); EXECUTE p('$mark-17')" => '',
+    "PREPARE p (text, uuid) AS SELECT vault.create_secret(\$1, new_key_id => \$2); EXECUTE p('$mark-18', gen_random_uuid())" => '22023',
+    "DO \$\$BEGIN PERFORM vault.create_secret('$mark-19'); RAISE WARNING '$mark-19'; RAISE 'no $mark-19' USING DETAIL = '$mark-19', HINT = '$mark-19'; END\$\$" => 'P0001',
+    "DO \$\$BEGIN EXECUTE 'SELECT vault.create_secret(''$mark-20'' x y)'; END\$\$" => '42601',
+    "BEGIN; SELECT vault.create_secret('$mark-21'); ROLLBACK"                    => '',
+    "SET ROLE stranger; SELECT vault.create_secret('$mark-22')"                  => '42501',
+    "SET statement_timeout = '50ms'; SELECT vault.create_secret('$mark-23'), pg_sleep(60)" => '57014',
+    "SET default_transaction_read_only = on; SELECT vault.create_secret('$mark-24')"     => '25006',
+    "SET debug_print_parse = on; SET debug_print_plan = on; SELECT vault.create_secret('$mark-25')" => '',
+    "SET client_min_messages = log; SELECT vault.create_secret('$mark-26')"      => '',
+    "COPY vault.secrets (secret) FROM stdin;\n$mark-27\n\\."                     => '0A000',
+);
+foreach my $sql (sort keys %expected)
+{
+    is($k->run($sql)->{state}, $expected{$sql}, $sql =~ s/\n.*//sr);
+}
+like_error($k->run("SELECT vault.create_secret('x', new_key_id => 'wrong uuid')"), '22P02', qr/"wrong uuid"/, 'the client is told in full');
+
+# Parameters of the extended protocol, unnamed and prepared statements.
+write_key("$dir/script.sql", "SELECT vault.create_secret(:secret);\n");
+foreach my $mode (qw(extended prepared))
+{
+    command_ok([ 'pgbench', '-n', '-t', '1', '-M', $mode, '-D', "secret=$mark-$mode", '-f', "$dir/script.sql", $node->connstr('infra') . ' user=postgres' ], "pgbench -M $mode");
+}
+write_key("$dir/script.sql", "SELECT vault.create_secret(:secret, new_key_id => :secret);\n");
+system_log('pgbench', '-n', '-t', '1', '-M', 'extended', '-D', "secret=$mark-ext-error", '-f', "$dir/script.sql", $node->connstr('infra') . ' user=postgres');
+
+# A function of the user's: the text of the call cannot be known for a secret
+# before it runs (log_statement), all else is.
+reload(log_statement => 'none');
+is($k->run("SELECT wrapper('$mark-wrapped')")->{state}, '', 'through a function of the user\'s');
+is($k->run("SELECT wrapper('$mark-wrapped'), 1 / (clock_timestamp() IS NULL)::integer")->{state}, '22012', 'the same, failing');
+reload(log_statement => 'all');
+
+my $last = $k->session;
+$last->run("SELECT vault.create_secret('$mark-activity')");
+is($k->exec('SELECT query FROM pg_stat_activity WHERE pid = ' . $last->pid), '<vault: statement with a secret>', 'pg_stat_activity shows a label');
+$last->run("SELECT vault.create_secret('$mark-activity' x y)");
+unlike($k->exec('SELECT query FROM pg_stat_activity WHERE pid = ' . $last->pid), qr/$mark/, 'and after a syntax error, too');
+$last->quit;
+
+my $count = $k->exec("SELECT count(*) FROM vault.decrypted_secrets WHERE decrypted_secret LIKE 'kr-vault-%'");
+cmp_ok($count, '>', 5, 'the secrets were stored');
+is($k->exec("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%mark-%' AND query LIKE 'SELECT%'"), '0', 'pg_stat_statements has none of the plain calls');
+$k->exec('SELECT pg_stat_statements_reset()');
+$k->exec('VACUUM FULL vault.secrets');
+$k->exec('CHECKPOINT');
+my ($dump, $err) = run_command([ 'pg_dump', '-U', 'postgres', '-d', $node->connstr('infra') ]);
+like($dump, qr/COPY vault\.secrets/, 'a dump has the sealed secrets');
+unlike($dump, qr/$mark/, 'and no plaintext');
+$node->stop;
+is(found_in($mark, $data), '', 'no plaintext in data files, WAL and logs');
+is(found_in($good, $data), '', 'nor the root key');
+is(found_in('not-for-the-log', $data), '', 'nor what a command says on stderr');
+my @logs = glob("$data/log/*");
+is(scalar(grep { slurp_file($_) =~ /create_secret\(x\)|vault\.status/ } @logs), scalar(@logs), 'logs of all formats were searched');
+
+#
+# Two sessions that need the first key at the same time
+#
+$node->start;
+my $tenant = '00000000-0000-4000-8000-000000000001';
+my ($a, $b) = ($k->session, $k->session);
+$a->run("BEGIN; SELECT vault.create_secret('a', new_tenant_id => '$tenant')");
+$b->start("SELECT vault.create_secret('b', new_tenant_id => '$tenant')");
+$node->poll_query_until('postgres', "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $b->pid);
+$a->run('COMMIT');
+is($b->finish->{state}, '', 'the one who waits goes on');
+is($k->exec("SELECT count(*) FROM vault.keys WHERE tenant_id = '$tenant'"), '1', 'with the other one\'s key');
+$a->run("BEGIN; SELECT vault.create_secret('a', new_tenant_id => '00000000-0000-4000-8000-000000000002')");
+$b->start("SELECT vault.create_secret('b', 'of b', new_tenant_id => '00000000-0000-4000-8000-000000000002')");
+$node->poll_query_until('postgres', "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $b->pid);
+$a->run('ROLLBACK');
+is($b->finish->{state}, '', 'and makes its own where the other one fails');
+is($k->exec("SELECT decrypted_secret FROM vault.decrypted_secrets WHERE name = 'of b'"), 'b', 'which opens');
+
+# Two updates of one secret
+$k->exec("SELECT vault.create_secret('0', 'contended')");
+$a->run("BEGIN; SELECT vault.update_secret(id, 'a') FROM vault.secrets WHERE name = 'contended'");
+$b->start("SELECT vault.update_secret(id, 'b') FROM vault.secrets WHERE name = 'contended'");
+$node->poll_query_until('postgres', "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $b->pid);
+$a->run('COMMIT');
+is($b->finish->{state}, '', 'the second update waits for the first');
+is($k->exec("SELECT decrypted_secret || version FROM vault.decrypted_secrets WHERE name = 'contended'"), 'b3', 'each makes a version');
+$_->quit foreach $a, $b, $s;
+
+#
+# Dump and restore, into a database of another encoding
+#
+$k->exec("SELECT vault.create_secret('äöü', 'schlüssel')");
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump", '-U', 'postgres', 'infra' ], 'dump');
+$k->exec("CREATE DATABASE restored ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", db => 'postgres');
+$node->command_ok([ 'pg_restore', '-e', '-d', 'restored', '-U', 'postgres', "$dir/dump" ], 'restore');
+my $all = "SELECT count(*), count(decrypted_secret), md5(string_agg(md5(convert_to(decrypted_secret, 'UTF8')), '' ORDER BY id)) FROM vault.decrypted_secrets";
+is($k->exec($all, db => 'restored'), $k->exec($all), 'all secrets open after a restore');
+is($k->exec("SELECT convert_to(decrypted_secret, 'UTF8') FROM vault.decrypted_secrets WHERE name = 'schl' || chr(252) || 'ssel'", db => 'restored'), '\xc3a4c3b6c3bc', 'and have their characters');
+write_key("$dir/key", 'b2' x 32);
+is($k->exec('SELECT sealed || array_to_string(wanted_root_key_ids, \',\') FROM vault.status()', db => 'restored'), "true$fingerprint", 'with another root key the missing one is named');
+
+done_testing();
