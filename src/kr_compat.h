@@ -35,4 +35,9 @@ kr_create_wait_event_set(int nevents)
 #endif
 }
 
+/* 18 has pg_noreturn instead, which stands in front of a declaration */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn() __attribute__((noreturn))
+#endif
+
 #endif							/* KR_COMPAT_H */

@@ -9,6 +9,8 @@
 
 #include "postgres.h"
 
+#include "kr_compat.h"
+
 #define KR_ERR_CATEGORY				MAKE_SQLSTATE('K', 'R', '0', '0', '0')
 #define KR_ERR_NO_TENANT			MAKE_SQLSTATE('K', 'R', '0', '0', '1')
 #define KR_ERR_UNKNOWN_TENANT		MAKE_SQLSTATE('K', 'R', '0', '0', '2')
