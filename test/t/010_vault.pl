@@ -14,7 +14,7 @@ my $mark = 'kr-vault-mark';
 my $dir  = File::Temp->newdir(CLEANUP => 1);
 my $k    = KesselTest->new(
     conf => "session_preload_libraries = 'kessel_router'\nshared_preload_libraries = 'pg_stat_statements'\n"
-      . "wal_level = logical\nlog_statement = all\nlog_min_duration_statement = 0\nlog_min_error_statement = debug5\n"
+      . "wal_level = logical\nmax_wal_senders = 5\nlog_statement = all\nlog_min_duration_statement = 0\nlog_min_error_statement = debug5\n"
       . "log_parameter_max_length_on_error = -1\nlog_error_verbosity = verbose\nlog_destination = 'stderr,csvlog,jsonlog'\nlogging_collector = on\n");
 my $node = $k->node;
 my $data = $node->data_dir;
@@ -97,7 +97,7 @@ foreach my $case (
 }
 like_error($k->run("SELECT vault.create_secret('$mark-sealed')"), 'KR010', qr/^the vault is sealed$/, 'nothing is stored then', hint => qr/vault\.status/);
 
-reload('kessel.root_key_command' => "sleep 1000 & echo \$! >$dir/pid; wait", 'kessel.root_key_timeout' => '1s');
+reload('kessel.root_key_command' => "tail -f /dev/null & echo \$! >$dir/pid; wait", 'kessel.root_key_timeout' => '1s');
 my $start = time;
 like(status("sealed || ' ' || detail"), qr/^true .*did not end within 1 seconds/, 'a command that hangs');
 cmp_ok(time - $start, '<', 20, 'in bounded time');
@@ -113,7 +113,7 @@ ok_run($waiting->run('SELECT 1'), '1', 'and the session goes on');
 like_error($waiting->run("SELECT vault.create_secret('x')"), 'KR010', qr/sealed/, 'a failed command is not run again at once');
 $waiting->quit;
 
-reload('kessel.root_key_command' => "sleep 100 & echo \$! >$dir/pid; cat '$dir/key'");
+reload('kessel.root_key_command' => "tail -f /dev/null & echo \$! >$dir/pid; cat '$dir/key'");
 is(status('root_key_id'), $fingerprint, 'what a command leaves in the background, holding its output, is not waited for');
 kill 'KILL', slurp_file("$dir/pid") =~ s/\s//gr;
 
@@ -123,7 +123,7 @@ kill 'KILL', slurp_file("$dir/pid") =~ s/\s//gr;
 reload('kessel.root_key_command' => "cat '$dir/key'");
 $k->exec('CREATE EXTENSION pg_stat_statements');
 $k->exec("CREATE FUNCTION wrapper(s text) RETURNS uuid LANGUAGE plpgsql AS 'BEGIN RETURN vault.create_secret(s); END'");
-my %expected = (
+my @cases = (
     "SELECT vault.create_secret('$mark-1', 'one', 'first')"                      => '',
     "SELECT vault.create_secret('$mark-2', 'one')"                               => '23505',
     "SELECT vault.update_secret(id, '$mark-3') FROM vault.secrets"               => '',
@@ -146,15 +146,29 @@ my %expected = (
     "DO \$\$BEGIN EXECUTE 'SELECT vault.create_secret(''$mark-20'' x y)'; END\$\$" => '42601',
     "BEGIN; SELECT vault.create_secret('$mark-21'); ROLLBACK"                    => '',
     "SET ROLE stranger; SELECT vault.create_secret('$mark-22')"                  => '42501',
-    "SET statement_timeout = '50ms'; SELECT vault.create_secret('$mark-23'), pg_sleep(60)" => '57014',
+    "SET statement_timeout = '50ms'; SELECT vault.create_secret('$mark-23'), (SELECT count(*) FROM generate_series(1, 1000000000))" => '57014',
     "SET default_transaction_read_only = on; SELECT vault.create_secret('$mark-24')"     => '25006',
     "SET debug_print_parse = on; SET debug_print_plan = on; SELECT vault.create_secret('$mark-25')" => '',
     "SET client_min_messages = log; SELECT vault.create_secret('$mark-26')"      => '',
+    "SELECT kessel.create_data_source('s1', 'postgresql://u:$mark-28\@127.0.0.1:1/db')" => '',
+    "SELECT kessel.create_data_source('s1', 'postgresql://u:$mark-29\@127.0.0.1:1/db')" => '23505',
+    "SELECT kessel.create_data_source('no name', 'postgresql://u:$mark-30\@127.0.0.1:1/db')" => '22023',
+    "SELECT kessel.create_data_source('s2', 'postgresql://u:$mark-31\@[127.0.0.1:1/db')" => '22023',
+    "SELECT kessel.create_data_source('s2', 'host=127.0.0.1 password=$mark-32 $mark-32=1')" => '22023',
+    "SELECT kessel.create_data_source('s2', 'host=127.0.0.1 password=''$mark-33')" => '22023',
+    "SELECT kessel.create_data_source('s2', '$mark-34')" => '22023',
+    "SELECT kessel.create_data_source('s2', 'postgresql://u:$mark-35\@/db')" => 'KR005',
+    "SELECT kessel.create_data_source('s2', 'postgresql://u:$mark-36\@127.0.0.1:1/db', options => '{\"x\": \"$mark-36\"}')" => '22023',
+    "SELECT kessel.alter_data_source('s1', url => 'postgresql://u:$mark-37\@127.0.0.1:1/db')" => '',
+    "SELECT kessel.alter_data_source('s0', url => 'postgresql://u:$mark-38\@127.0.0.1:1/db')" => 'KR007',
+    "SELECT kessel.set_credential('s1', 'owner', '$mark-39', 'owner')"           => '',
+    "SELECT kessel.set_credential('s1', 'owner', '$mark-40', 'no purpose')"      => '22023',
+    "SELECT kessel.set_credential('s0', 'owner', '$mark-41')"                    => 'KR007',
     "COPY vault.secrets (secret) FROM stdin;\n$mark-27\n\\."                     => '0A000',
 );
-foreach my $sql (sort keys %expected)
+while (my ($sql, $state) = splice(@cases, 0, 2))
 {
-    is($k->run($sql)->{state}, $expected{$sql}, $sql =~ s/\n.*//sr);
+    is($k->run($sql)->{state}, $state, $sql =~ s/\n.*//sr);
 }
 like_error($k->run("SELECT vault.create_secret('x', new_key_id => 'wrong uuid')"), '22P02', qr/"wrong uuid"/, 'the client is told in full');
 
@@ -225,6 +239,22 @@ $a->run('COMMIT');
 is($b->finish->{state}, '', 'the second update waits for the first');
 is($k->exec("SELECT decrypted_secret || version FROM vault.decrypted_secrets WHERE name = 'contended'"), 'b3', 'each makes a version');
 $_->quit foreach $a, $b, $s;
+
+#
+# A standby opens with its own root key and stores nothing
+#
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+write_key("$dir/standby_key", $good);
+$standby->append_conf('postgresql.auto.conf', "kessel.root_key_command = 'cat $dir/standby_key'\n");
+$standby->start;
+$node->wait_for_catchup($standby, 'replay', $node->lsn('flush'));
+is($standby->safe_psql('infra', "SELECT decrypted_secret || version FROM vault.decrypted_secrets WHERE name = 'contended'"), 'b3', 'a standby opens');
+is($standby->safe_psql('infra', 'SELECT sealed FROM vault.status()'), 'f', 'and knows that it can');
+my ($ret, $out, $said) = $standby->psql('infra', "\\set VERBOSITY sqlstate\nSELECT vault.create_secret('x')");
+like($said, qr/25006/, 'and stores nothing');
+$standby->stop;
 
 #
 # Dump and restore, into a database of another encoding
