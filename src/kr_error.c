@@ -188,7 +188,8 @@ hide_in_place(ErrorData *edata)
 
 	/* detail_log goes to the log in place of detail, which the client gets */
 	if ((edata->detail != NULL || edata->detail_log != NULL) &&
-		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != KR_ERR_CATEGORY)
+		edata->sqlerrcode != KR_ERR_VAULT_SEALED &&
+		edata->sqlerrcode != KR_ERR_VAULT_CANNOT_OPEN)
 		edata->detail_log = MemoryContextStrdup(edata->assoc_context,
 												"The statement carries a secret; the detail is withheld.");
 }
@@ -239,9 +240,10 @@ text_names_secret(const char *text)
 }
 
 /*
- * A message quotes at most what its format lets in. Those of our own and of
- * the classes below name objects, hosts and limits, never a statement's
- * constants.
+ * A message quotes at most what its format lets in. Those of the states and
+ * classes below name objects that exist, hosts and limits, not a statement's
+ * constants. Our own are not among them: a password given in the place of a
+ * data source's name makes an unknown data source.
  */
 static bool
 message_may_quote(const ErrorData *edata)
@@ -257,12 +259,13 @@ message_may_quote(const ErrorData *edata)
 	{
 		case ERRCODE_INSUFFICIENT_PRIVILEGE:
 		case ERRCODE_UNDEFINED_FUNCTION:
+		case KR_ERR_VAULT_SEALED:
+		case KR_ERR_VAULT_CANNOT_OPEN:
 			return false;
 	}
 
 	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
 	{
-		case KR_ERR_CATEGORY:
 		case ERRCODE_CONNECTION_EXCEPTION:
 		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
 		case ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION:

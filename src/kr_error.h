@@ -11,7 +11,6 @@
 
 #include "kr_compat.h"
 
-#define KR_ERR_CATEGORY				MAKE_SQLSTATE('K', 'R', '0', '0', '0')
 #define KR_ERR_NO_TENANT			MAKE_SQLSTATE('K', 'R', '0', '0', '1')
 #define KR_ERR_UNKNOWN_TENANT		MAKE_SQLSTATE('K', 'R', '0', '0', '2')
 #define KR_ERR_TENANT_SUSPENDED		MAKE_SQLSTATE('K', 'R', '0', '0', '3')

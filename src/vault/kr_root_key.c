@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sodium.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,6 +38,7 @@ static bool file_is_private(const char *path, const struct stat *st,
 static ssize_t read_up_to(int fd, unsigned char *buf, size_t size);
 static bool write_all(int fd, const char *buf, size_t len);
 static pid_t start_command(const char *command, int *fd);
+static void close_others(void);
 static bool await_command(pid_t pid, int fd, TimestampTz deadline,
 						  unsigned char *buf, size_t *len, int *status);
 static bool explain(KrRootKeyProblem *problem, const char *hint,
@@ -358,6 +360,7 @@ start_command(const char *command, int *fd)
 		dup2(null, STDIN_FILENO);
 		dup2(ends[1], STDOUT_FILENO);
 		dup2(null, STDERR_FILENO);
+		close_others();
 		execl("/bin/sh", "sh", "-c", command, (char *) NULL);
 		_exit(127);
 	}
@@ -365,6 +368,22 @@ start_command(const char *command, int *fd)
 	close(ends[1]);
 	*fd = ends[0];
 	return pid;
+}
+
+/*
+ * In the child: close all but the standard files. The server's are not all
+ * closed by exec, and what the command leaves running must not hold the
+ * client's connection open.
+ */
+static void
+close_others(void)
+{
+#ifdef SYS_close_range
+	if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0) == 0)
+		return;
+#endif
+	for (int fd = STDERR_FILENO + 1; fd < 1024; fd++)
+		close(fd);
 }
 
 /*

@@ -229,7 +229,7 @@ kr_vault_sql_status(PG_FUNCTION_ARGS)
 	}
 	else if (keyring->provider == KR_PROVIDER_GENERATED_FILE)
 	{
-		detail = psprintf("The root key lies in \"%s\", inside the data directory: every base backup carries it along.",
+		detail = psprintf("The root key lies in \"%s\", inside the data directory: every base backup carries it along, and pg_upgrade leaves it behind.",
 						  kr_keyring_generated_path());
 		hint = "For production move it out of the data directory and name it in kessel.root_key_file.";
 	}

@@ -1,7 +1,8 @@
 -- The vault: sealing, binding, missing and wrong root keys, privileges.
 --
--- Moves the generated root key about in the data directory, so it wants a
--- server of its own and no setting that names a root key.
+-- Moves the generated root key about in the data directory and puts it back at
+-- the end, so it wants a server where nothing else runs meanwhile and no
+-- setting names a root key.
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 SELECT * FROM no_plan();
@@ -64,6 +65,7 @@ END $$;
 --
 -- Before the first secret
 --
+SELECT vt.sh('test ! -e kessel_root.key || mv kessel_root.key kessel_root.key.before');
 SELECT is((SELECT count(*) FROM vault.keys), 0::bigint, 'no key is made before it is needed');
 SELECT is(sealed, false, 'not sealed while a key can be made') FROM vault.status();
 SELECT is(root_key_id, NULL, 'no root key before the first secret') FROM vault.status();
@@ -283,6 +285,8 @@ RESET ROLE;
 SET LOCAL transaction_read_only = on;
 SELECT is(vt.shown('victim'), 'the victim''s', 'a read-only transaction opens');
 SELECT throws_ok($$SELECT vault.create_secret('x')$$, '25006', NULL, 'and does not store');
+
+SELECT vt.sh('rm kessel_root.key; test ! -e kessel_root.key.before || mv kessel_root.key.before kessel_root.key');
 
 SELECT * FROM finish();
 ROLLBACK;

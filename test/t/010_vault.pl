@@ -164,6 +164,7 @@ my @cases = (
     "SELECT kessel.set_credential('s1', 'owner', '$mark-39', 'owner')"           => '',
     "SELECT kessel.set_credential('s1', 'owner', '$mark-40', 'no purpose')"      => '22023',
     "SELECT kessel.set_credential('s0', 'owner', '$mark-41')"                    => 'KR007',
+    "SELECT kessel.set_credential('$mark-42', 'owner', 's1')"                    => 'KR007',
     "COPY vault.secrets (secret) FROM stdin;\n$mark-27\n\\."                     => '0A000',
 );
 while (my ($sql, $state) = splice(@cases, 0, 2))
