@@ -16,6 +16,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     source app.data_sources := kessel._data_source(name);
     started timestamptz;
+    authenticated boolean := false;
     connected boolean := false;
     step record;
     found_version text;
@@ -30,7 +31,8 @@ BEGIN
         FOR step IN SELECT * FROM kessel._probe_connection(source.id) LOOP
             "check" := step."check"; ok := step.ok; detail := step.detail; ms := pg_catalog.round(step.ms::numeric, 2);
             RETURN NEXT;
-            connected := step."check" = 'round trip' AND step.ok;
+            connected := step."check" = 'round trip' AND step.ok AND authenticated;
+            authenticated := authenticated OR step."check" = 'authentication' AND step.ok;
         END LOOP;
     EXCEPTION WHEN OTHERS THEN
         -- No credential, a sealed vault, a unix socket that is not allowed.

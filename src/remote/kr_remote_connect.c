@@ -73,8 +73,8 @@ check_source(const KrSource *source, const char *purpose)
 }
 
 /* The peer is on this machine and listens on this server's own port. */
-static bool
-leads_to_this_server(int fd)
+bool
+kr_remote_leads_here(int fd)
 {
 	struct sockaddr_storage peer;
 	struct sockaddr_storage local;
@@ -154,7 +154,7 @@ finish_connecting(PGconn *pg, const KrSource *source)
 		if (!peer_checked && status != PGRES_POLLING_FAILED &&
 			PQstatus(pg) != CONNECTION_STARTED)
 		{
-			if (leads_to_this_server(PQsocket(pg)))
+			if (kr_remote_leads_here(PQsocket(pg)))
 				refuse_local(source, "this very server");
 			peer_checked = true;
 		}
@@ -173,8 +173,13 @@ ignore_notice(void *arg, const PGresult *result)
 {
 }
 
+/*
+ * Begin to connect: open the credential and hand it to libpq, which looks up the
+ * host and sends the first packet. The caller drives it on and ends with
+ * kr_remote_disconnect().
+ */
 PGconn *
-kr_remote_connect(const KrSource *source, const char *purpose)
+kr_remote_start(const KrSource *source, const char *purpose)
 {
 	const char **keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
 	const char **values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
@@ -226,10 +231,20 @@ kr_remote_connect(const KrSource *source, const char *purpose)
 				 errdetail("libpq could not make a connection object.")));
 	}
 
+	PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);
+	PQsetNoticeReceiver(pg, ignore_notice, NULL);
+	pfree(keywords);
+	pfree(values);
+	return pg;
+}
+
+PGconn *
+kr_remote_connect(const KrSource *source, const char *purpose)
+{
+	PGconn	   *pg = kr_remote_start(source, purpose);
+
 	PG_TRY();
 	{
-		PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);
-		PQsetNoticeReceiver(pg, ignore_notice, NULL);
 		finish_connecting(pg, source);
 		PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
 	}
@@ -240,8 +255,6 @@ kr_remote_connect(const KrSource *source, const char *purpose)
 	}
 	PG_END_TRY();
 
-	pfree(keywords);
-	pfree(values);
 	return pg;
 }
 

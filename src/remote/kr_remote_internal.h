@@ -90,7 +90,13 @@ struct KrConn
 
 /* kr_remote_connect.c */
 extern PGconn *kr_remote_connect(const KrSource *source, const char *purpose);
+extern PGconn *kr_remote_start(const KrSource *source, const char *purpose);
+extern bool kr_remote_leads_here(int fd);
 extern void kr_remote_disconnect(PGconn *pg);
+
+/* kr_remote_resolve.c */
+extern char *kr_remote_resolve(const char *host, TimestampTz deadline,
+							   const char **reason);
 
 /* kr_remote_pipeline.c */
 extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
