@@ -77,11 +77,11 @@ REVOKE ALL ON FUNCTION kessel_agent.version() FROM PUBLIC;
 COMMENT ON FUNCTION kessel_agent.version() IS 'Version of the agent; never NULL';
 
 -- Every transaction of the router begins with this. Measured on PostgreSQL 15,
--- inside the server, above the 3 us of calling an empty function: 4.5 us as it
--- stands; 0.6 us of that buys SET search_path, without which SECURITY DEFINER
--- would rest on nobody ever forgetting to qualify a name. As an SQL function it
--- took 30 us (PostgreSQL 15 to 17 plan its body anew in each call), with the
--- look-up and set_config() as two statements 6 us.
+-- inside the server: 5 us above calling an empty function, against 6 us with
+-- look-up and set_config() in two statements and 25 us as an SQL function, whose
+-- body PostgreSQL 15 to 17 plan anew in each call. 1 us of it is SET search_path,
+-- without which what runs with the owner's rights would rest on nobody ever
+-- forgetting to qualify a name.
 -- No lock is taken: a mover raises the epoch and then waits for the transactions
 -- that are older than its own.
 CREATE OR REPLACE FUNCTION kessel_agent.enter(tenant_id text, epoch bigint) RETURNS void
