@@ -15,10 +15,10 @@ CREATE FUNCTION vt.id_of(secret_name text) RETURNS uuid LANGUAGE sql AS
 CREATE FUNCTION vt.shown(secret_name text) RETURNS text LANGUAGE sql AS
     $$SELECT decrypted_secret FROM vault.decrypted_secrets WHERE name = secret_name$$;
 
--- A shell command in the data directory.
+-- A shell command in the data directory; cat, or COPY's row finds the pipe closed.
 CREATE FUNCTION vt.sh(command text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', command);
+    EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'cat >/dev/null; ' || command);
 END $$;
 
 -- Bytes into a file that only the server's user can read.
