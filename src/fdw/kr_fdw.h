@@ -69,6 +69,7 @@ typedef struct KrParams
 	FmgrInfo   *output;
 	List	   *exprs;			/* ExprStates */
 	const char **values;
+	bool		needs_settings; /* of transmission, for one of the types */
 	MemoryContext cxt;			/* reset with each evaluation */
 } KrParams;
 
@@ -97,8 +98,12 @@ typedef struct KrParked
 extern void kr_params_init(KrParams *params, PlanState *state, List *exprs);
 extern const char *const *kr_params_eval(KrParams *params, ExprContext *econtext);
 
-/* Settings under which values become text that means the same everywhere. */
-extern int	kr_transmission_begin(void);
+/*
+ * Settings under which values become text that means the same everywhere. Not
+ * set where no type needs them: setting them costs more than a short query.
+ */
+extern bool kr_type_needs_settings(Oid type);
+extern int	kr_transmission_begin(bool needed);
 extern void kr_transmission_end(int nestlevel);
 
 extern void kr_reader_init(KrRowReader *reader, TupleDesc desc, Relation rel,

@@ -34,6 +34,7 @@ typedef struct KrModifyState
 	AttrNumber	ctid_attno;		/* junk column that tells the row; 0: INSERT */
 	int			nparams;
 	FmgrInfo   *output;			/* one for each parameter */
+	bool		needs_settings;
 	const char **values;
 	MemoryContext cxt;			/* of one row's parameters */
 	KrRowReader reader;			/* of RETURNING */
@@ -55,6 +56,7 @@ add_output(KrModifyState *state, Oid type)
 
 	getTypeOutputInfo(type, &function, &varlena);
 	fmgr_info(function, &state->output[state->nparams++]);
+	state->needs_settings |= kr_type_needs_settings(type);
 }
 
 static KrModifyState *
@@ -153,7 +155,7 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 static void
 collect_values(KrModifyState *state, TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
-	int			nestlevel = kr_transmission_begin();
+	int			nestlevel = kr_transmission_begin(state->needs_settings);
 	int			n = 0;
 	ListCell   *cell;
 	bool		isnull;

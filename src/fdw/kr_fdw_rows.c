@@ -26,11 +26,40 @@
 
 /* ---------- parameters ---------- */
 
-int
-kr_transmission_begin(void)
+/* True where settings have a say in how values of the type are written. */
+bool
+kr_type_needs_settings(Oid type)
 {
-	int			nestlevel = NewGUCNestLevel();
+	switch (type)
+	{
+		case BOOLOID:
+		case BPCHAROID:
+		case BYTEAOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case JSONBOID:
+		case JSONOID:
+		case NUMERICOID:
+		case TEXTOID:
+		case TIDOID:
+		case UUIDOID:
+		case VARCHAROID:
+			return false;
+		default:
+			return true;
+	}
+}
 
+int
+kr_transmission_begin(bool needed)
+{
+	int			nestlevel;
+
+	if (!needed)
+		return 0;
+
+	nestlevel = NewGUCNestLevel();
 	if (DateStyle != USE_ISO_DATES)
 		(void) set_config_option("datestyle", "ISO", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
@@ -50,7 +79,8 @@ kr_transmission_begin(void)
 void
 kr_transmission_end(int nestlevel)
 {
-	AtEOXact_GUC(true, nestlevel);
+	if (nestlevel > 0)
+		AtEOXact_GUC(true, nestlevel);
 }
 
 void
@@ -76,6 +106,7 @@ kr_params_init(KrParams *params, PlanState *state, List *exprs)
 
 		getTypeOutputInfo(exprType(lfirst(cell)), &function, &varlena);
 		fmgr_info(function, &params->output[i++]);
+		params->needs_settings |= kr_type_needs_settings(exprType(lfirst(cell)));
 	}
 }
 
@@ -92,7 +123,7 @@ kr_params_eval(KrParams *params, ExprContext *econtext)
 
 	MemoryContextReset(params->cxt);
 	old = MemoryContextSwitchTo(params->cxt);
-	nestlevel = kr_transmission_begin();
+	nestlevel = kr_transmission_begin(params->needs_settings);
 	foreach(cell, params->exprs)
 	{
 		bool		isnull;

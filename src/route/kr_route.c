@@ -38,6 +38,9 @@
 
 #define KR_TENANT_NAME_MAX 64
 
+/* A backend that works for more tenants than this starts anew now and then. */
+#define MAX_CACHED_ROUTES 10000
+
 typedef struct RouteEntry
 {
 	char		name[KR_TENANT_NAME_MAX];	/* key: slug or uuid, as asked for */
@@ -172,7 +175,9 @@ static void
 freshen_cache(void)
 {
 	AcceptInvalidationMessages();
-	if (cache.members != NULL && !cache_is_stale)
+	if (cache.members != NULL && !cache_is_stale &&
+		hash_get_num_entries(cache.routes) < MAX_CACHED_ROUTES &&
+		hash_get_num_entries(cache.members) < MAX_CACHED_ROUTES)
 		return;
 
 	if (cache.cxt != NULL)
