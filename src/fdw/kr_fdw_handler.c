@@ -22,6 +22,10 @@
 
 PG_FUNCTION_INFO_V1(kr_fdw_handler);
 
+/* The size of a table of which nothing is known. */
+#define UNKNOWN_PAGES 1000
+#define UNKNOWN_TUPLES 100000
+
 /* postgres_fdw's callbacks; kept for the life of the backend. */
 static FdwRoutine *planner = NULL;
 
@@ -34,6 +38,22 @@ load_planner(void)
 
 	planner = (FdwRoutine *) DatumGetPointer(DirectFunctionCall1(handler, (Datum) 0));
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * A router table has no statistics: it is another table for every tenant. The
+ * default, ten pages, would make it look cheap to fetch it whole and to group
+ * and join here. Taken for large, the work is planned where the rows are.
+ */
+static void
+get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	if (rel->tuples < 0)
+	{
+		rel->pages = UNKNOWN_PAGES;
+		rel->tuples = UNKNOWN_TUPLES;
+	}
+	planner->GetForeignRelSize(root, rel, relid);
 }
 
 /*
@@ -93,7 +113,7 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 		load_planner();
 
 	/* planning */
-	routine->GetForeignRelSize = planner->GetForeignRelSize;
+	routine->GetForeignRelSize = get_rel_size;
 	routine->GetForeignPaths = planner->GetForeignPaths;
 	routine->GetForeignPlan = planner->GetForeignPlan;
 	routine->GetForeignJoinPaths = planner->GetForeignJoinPaths;

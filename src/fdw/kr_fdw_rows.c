@@ -356,10 +356,19 @@ bool
 kr_parked_next(KrParked *parked, KrRowReader *reader, TupleTableSlot *slot)
 {
 	const char *columns[MaxTupleAttributeNumber];
+	MemoryContext old;
+	bool		found;
 
-	if (parked->store == NULL ||
-		!tuplestore_gettupleslot(parked->store, true, false, parked->slot))
+	if (parked->store == NULL)
 		return false;
+
+	/* A row read from disk belongs to the slot, which outlives the caller's row. */
+	old = MemoryContextSwitchTo(parked->cxt);
+	found = tuplestore_gettupleslot(parked->store, true, false, parked->slot);
+	MemoryContextSwitchTo(old);
+	if (!found)
+		return false;
+
 	slot_getallattrs(parked->slot);
 	for (int i = 0; i < reader->ncolumns; i++)
 		columns[i] = parked->slot->tts_isnull[i] ? NULL :

@@ -52,6 +52,10 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 	if (message == NULL)
 		message = pchomp(PQresultErrorMessage(result));
 
+	if (hint == NULL && tenant != NULL &&
+		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
+		hint = "If the remote table has changed, bring the router tables up to date with kessel.import_tables().";
+
 	ereport(ERROR,
 			(errcode(sqlstate_of(sqlstate)),
 			 errmsg_internal("%s", message[0] ? message : "data source gave no reason"),

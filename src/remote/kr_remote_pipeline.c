@@ -188,7 +188,8 @@ raise_result(KrConn *conn, KrPending *head)
 		head->statement->confirmed = false;
 
 	kr_remote_raise_result(conn->result, conn->source_name,
-						   conn->leased ? conn->tenant : NULL, head->sql);
+						   conn->leased ? conn->tenant : NULL,
+						   head->kind == KR_PENDING_PREPARE ? head->statement->sql : head->sql);
 }
 
 /* ---------- reading ---------- */

@@ -125,6 +125,12 @@ parse_claims(const char *text, ParsedClaims *parsed)
 	}
 }
 
+static void
+claims_context(void *arg)
+{
+	errcontext("request.jwt.claims");
+}
+
 static const ParsedClaims *
 current_claims(void)
 {
@@ -142,8 +148,12 @@ current_claims(void)
 												   "kessel claims",
 												   ALLOCSET_SMALL_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(work);
+		ErrorContextCallback callback = {.callback = claims_context};
 
+		callback.previous = error_context_stack;
+		error_context_stack = &callback;
 		parse_claims(text, &parsed);
+		error_context_stack = callback.previous;
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(work);
 	}
