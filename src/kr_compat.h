@@ -12,6 +12,8 @@
 #include "utils/memutils.h"
 
 #if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
 #include "storage/waiteventset.h"
 #endif
 

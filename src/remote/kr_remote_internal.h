@@ -12,6 +12,7 @@
 #include "storage/latch.h"
 #include "utils/timestamp.h"
 
+#include "kr_compat.h"
 #include "kr_remote.h"
 
 /* How long cleaning up after an error may take, for each connection. */
