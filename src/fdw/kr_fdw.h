@@ -3,6 +3,7 @@
  *	  What the files of kessel_fdw share.
  *
  * kr_fdw_handler.c   the callback table: postgres_fdw's planner, our executor
+ * kr_fdw_plan.c      what joins and aggregates cost in a data source
  * kr_fdw_options.c   options of servers and tables; which target a server means
  * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
  * kr_fdw_rows.c      parameters to text, rows from text, rows put aside
@@ -29,6 +30,18 @@
 
 /* In a table's option schema_name: the schema of the tenant that is asked for. */
 #define KR_TENANT_SCHEMA_MARKER "@tenant"
+
+/* ---------- kr_fdw_plan.c ---------- */
+
+/* Call postgres_fdw's callback and set the prices of the paths that it adds. */
+extern void kr_plan_join(GetForeignJoinPaths_function add_paths, PlannerInfo *root,
+						 RelOptInfo *joinrel, RelOptInfo *outerrel,
+						 RelOptInfo *innerrel, JoinType jointype,
+						 JoinPathExtraData *extra);
+extern void kr_plan_upper(GetForeignUpperPaths_function add_paths,
+						  PlannerInfo *root, UpperRelationKind stage,
+						  RelOptInfo *input_rel, RelOptInfo *output_rel,
+						  void *extra);
 
 /* ---------- kr_fdw_options.c ---------- */
 

@@ -3,7 +3,7 @@
  *	  kessel_fdw's callback table.
  *
  * Planning is postgres_fdw's: its handler is loaded and its planning callbacks
- * are taken as they are. Executing is ours. What passes from one to the other
+ * are taken as they are, but for the price of what it finds. Executing is ours. What passes from one to the other
  * is the ForeignScan's fdw_private and fdw_exprs and the ModifyTable's
  * fdw_private; the executing side checks their shape and refuses any other than
  * the one that PostgreSQL 15 to 18 have.
@@ -79,6 +79,22 @@ plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
 }
 
 static void
+plan_join(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel,
+		  RelOptInfo *innerrel, JoinType jointype, JoinPathExtraData *extra)
+{
+	kr_plan_join(planner->GetForeignJoinPaths, root, joinrel, outerrel, innerrel,
+				 jointype, extra);
+}
+
+static void
+plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
+		   RelOptInfo *output_rel, void *extra)
+{
+	kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
+				  output_rel, extra);
+}
+
+static void
 explain_scan(ForeignScanState *node, ExplainState *es)
 {
 	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
@@ -116,8 +132,8 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	routine->GetForeignRelSize = get_rel_size;
 	routine->GetForeignPaths = planner->GetForeignPaths;
 	routine->GetForeignPlan = planner->GetForeignPlan;
-	routine->GetForeignJoinPaths = planner->GetForeignJoinPaths;
-	routine->GetForeignUpperPaths = planner->GetForeignUpperPaths;
+	routine->GetForeignJoinPaths = plan_join;
+	routine->GetForeignUpperPaths = plan_upper;
 	routine->AddForeignUpdateTargets = planner->AddForeignUpdateTargets;
 	routine->PlanForeignModify = planner->PlanForeignModify;
 	routine->PlanDirectModify = plan_direct_modify;

@@ -1,0 +1,181 @@
+/*
+ * kr_fdw_plan.c
+ *	  The price of joins, aggregates, sorts and limits in a data source.
+ *
+ * Which paths there are is postgres_fdw's decision; what they cost is decided
+ * here. Router tables have no statistics, as the tenant is known only when a
+ * statement runs, and without them postgres_fdw prices a join as a loop over
+ * all pairs of rows: it would fetch both tables whole and join them here.
+ *
+ * What is known of every plan is what it fetches. Work in the data source,
+ * which has indexes and statistics, is taken as free, a trip and each row that
+ * comes back are not. So a join runs there unless it is expected to return far
+ * more rows than its parts have. Prices are only ever lowered.
+ *
+ * Called by the planner alone; what is made lives in its memory context.
+ */
+#include "postgres.h"
+
+#include <float.h>
+
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/cost.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+
+#include "kr_fdw.h"
+
+/* What the options fdw_startup_cost and fdw_tuple_cost are when not set. */
+#define KR_STARTUP_COST 100.0
+#define KR_TUPLE_COST 0.01
+
+/* Dominates nothing. */
+#define KR_UNWANTED_COST 1.0e10
+
+static Cost
+cost_option(const ForeignServer *server, const char *name, Cost value)
+{
+	ListCell   *lc;
+
+	foreach(lc, server->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, name) == 0)
+			value = strtod(defGetString(option), NULL);
+	}
+	return value;
+}
+
+/*
+ * Columns that are equal are nearly always a key and what refers to it; without
+ * statistics the planner expects far more rows of such a join.
+ */
+static double
+join_rows(RelOptInfo *joinrel, RelOptInfo *outerrel, RelOptInfo *innerrel,
+		  List *clauses)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		RestrictInfo *clause = lfirst_node(RestrictInfo, lc);
+
+		if (clause->can_join && clause->mergeopfamilies != NIL)
+			return Min(joinrel->rows, outerrel->rows + innerrel->rows);
+	}
+	return joinrel->rows;
+}
+
+/* Put the foreign paths among these into rel's list, at our price. */
+static void
+add_priced_paths(RelOptInfo *rel, List *paths, double max_rows, bool is_final)
+{
+	ForeignServer *server;
+	Cost		startup;
+	Cost		row;
+	ListCell   *lc;
+
+	if (paths == NIL)
+		return;
+	server = GetForeignServer(rel->serverid);
+	startup = cost_option(server, "fdw_startup_cost", KR_STARTUP_COST);
+	row = cost_option(server, "fdw_tuple_cost", KR_TUPLE_COST);
+
+	foreach(lc, paths)
+	{
+		Path	   *path = lfirst(lc);
+		double		rows = Min(path->rows, max_rows);
+		Cost		total = startup + row * rows;
+
+		if (!IsA(path, ForeignPath))
+			continue;
+
+		/*
+		 * Two differences must show: rows in order cost a little more, or they
+		 * would be asked for in order for no reason, and less than a sort here;
+		 * a limit there costs a little less than one here.
+		 */
+		if (!is_final)
+			total += cpu_tuple_cost * rows;
+		if (!is_final && path->pathkeys != NIL)
+			total += cpu_operator_cost * rows;
+
+		path->startup_cost = Min(path->startup_cost, startup);
+		path->total_cost = Min(path->total_cost, total);
+		add_path(rel, path);
+	}
+}
+
+/*
+ * The list is emptied for the call: add_path() frees what is dominated, and at
+ * postgres_fdw's price that would often be the foreign path. Where rows may
+ * have to be checked again, postgres_fdw wants a local path to copy; it gets
+ * one that dominates nothing.
+ */
+void
+kr_plan_join(GetForeignJoinPaths_function add_paths, PlannerInfo *root,
+			 RelOptInfo *joinrel, RelOptInfo *outerrel, RelOptInfo *innerrel,
+			 JoinType jointype, JoinPathExtraData *extra)
+{
+	List	   *local = joinrel->pathlist;
+	List	   *paths;
+	Path	   *check = NULL;
+	Cost		check_startup = 0;
+	Cost		check_total = 0;
+	ListCell   *lc;
+
+	/* considered already */
+	if (joinrel->fdw_private != NULL)
+		return;
+
+	if (root->parse->commandType != CMD_SELECT || root->rowMarks != NIL)
+		check = GetExistingLocalJoinPath(joinrel);
+	joinrel->pathlist = NIL;
+	if (check != NULL)
+	{
+		check_startup = check->startup_cost;
+		check_total = check->total_cost;
+		check->startup_cost = check->total_cost = KR_UNWANTED_COST;
+		joinrel->pathlist = list_make1(check);
+	}
+
+	add_paths(root, joinrel, outerrel, innerrel, jointype, extra);
+
+	paths = joinrel->pathlist;
+	joinrel->pathlist = local;
+
+	/* EXPLAIN shows what the copies cost */
+	foreach(lc, paths)
+	{
+		Path	   *copy = IsA(lfirst(lc), ForeignPath) ?
+			((ForeignPath *) lfirst(lc))->fdw_outerpath : NULL;
+
+		if (copy != NULL)
+		{
+			copy->startup_cost = check_startup;
+			copy->total_cost = check_total;
+		}
+	}
+	add_priced_paths(joinrel, paths,
+					 join_rows(joinrel, outerrel, innerrel, extra->restrictlist),
+					 false);
+}
+
+void
+kr_plan_upper(GetForeignUpperPaths_function add_paths, PlannerInfo *root,
+			  UpperRelationKind stage, RelOptInfo *input_rel,
+			  RelOptInfo *output_rel, void *extra)
+{
+	List	   *local = output_rel->pathlist;
+	List	   *paths;
+
+	output_rel->pathlist = NIL;
+	add_paths(root, stage, input_rel, output_rel, extra);
+
+	paths = output_rel->pathlist;
+	output_rel->pathlist = local;
+	add_priced_paths(output_rel, paths, DBL_MAX, stage == UPPERREL_FINAL);
+}

@@ -1,0 +1,54 @@
+# What is planned to run in the data source: plans are made without statistics,
+# and must not fetch tables whole because of that.
+use strict;
+use warnings;
+
+use lib 'test/lib';
+use KesselTest;
+use Test::More;
+
+my $k = KesselTest->new;
+my $d = $k->data_cluster('crm');
+$k->crm_database($d, 'acme', rows => 300);
+$k->data_source($d, isolation => 'database');
+$k->exec("SELECT kessel.create_tenant('acme', data_source => '$d->{name}')");
+$k->exec("SELECT kessel.import_tables('$d->{name}', 'public')");
+
+my $join = 'data.accounts a JOIN data.contacts c ON c.account_id = a.id';
+
+# How often each kind of node stands in a query's plan.
+sub nodes
+{
+    my ($sql, $settings) = @_;
+    my $plan = $k->run(($settings || '') . "EXPLAIN (COSTS OFF) $sql", tenant => 'acme')->{out};
+    my %count;
+    $count{$1}++ while $plan =~ /^(?:\s*->)?\s*([A-Z][A-Za-z]*(?: [A-Z][A-Za-z]*)*)(?: on | using |$)/mg;
+    return \%count;
+}
+
+my %whole = (
+    'join'             => "SELECT a.name, c.email FROM $join",
+    'outer join'       => 'SELECT a.name, c.email FROM data.accounts a LEFT JOIN data.contacts c ON c.account_id = a.id',
+    'three tables'     => "SELECT a.name FROM $join JOIN data.contacts d ON d.account_id = a.id",
+    'aggregate'        => "SELECT sum(a.balance) FROM $join",
+    'groups'           => "SELECT a.city, count(DISTINCT a.id), sum(a.balance) FROM $join GROUP BY a.city",
+    'groups in order'  => "SELECT a.city, count(*) AS n FROM $join GROUP BY a.city ORDER BY n DESC",
+    'the first groups' => "SELECT a.city, count(*) AS n FROM $join GROUP BY a.city ORDER BY n DESC LIMIT 2",
+    'order and limit'  => 'SELECT name FROM data.accounts ORDER BY name LIMIT 3',
+    'limit'            => 'SELECT name FROM data.accounts LIMIT 3',
+    'locked rows'      => "SELECT a.name FROM $join FOR UPDATE OF a",
+);
+is_deeply(nodes($whole{$_}), { 'Foreign Scan' => 1 }, "$_ runs in the data source") foreach sort keys %whole;
+
+is(nodes('SELECT a.name, c.email FROM data.accounts a, data.contacts c')->{'Foreign Scan'}, 2, 'what multiplies rows runs here');
+is(nodes("SELECT a.name, c.email FROM $join", 'BEGIN; ALTER SERVER kessel_router OPTIONS (SET fdw_tuple_cost \'1000\'); ')->{'Foreign Scan'},
+    1, 'whatever a row costs, as each pays');
+
+# A join with rows to lock keeps a local plan for checking them again.
+my $update = "UPDATE data.accounts a SET balance = balance + length(c.email) + random() * 0 FROM data.contacts c WHERE c.account_id = a.id AND a.id <= 3";
+my $plan = $k->run("EXPLAIN (VERBOSE) $update", tenant => 'acme')->{out};
+like($plan, qr/Remote SQL: SELECT .* INNER JOIN .* FOR UPDATE OF r1/, 'rows to update are found by a join in the data source');
+unlike($plan, qr/cost=\d{9}/, 'and prices are those of the plan');
+ok_run($k->run("WITH u AS ($update RETURNING a.id) SELECT string_agg(id::text, ',' ORDER BY id) FROM u", tenant => 'acme'), '1,2,3', 'and they are updated');
+
+done_testing();
