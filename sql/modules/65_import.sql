@@ -524,8 +524,8 @@ BEGIN
     END IF;
 
     description := kessel._describe_source(data_source, remote_schema, limit_to, "except");
-    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(l), ', ') INTO missing
-    FROM pg_catalog.unnest(limit_to) l
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(l), ', ' ORDER BY n) INTO missing
+    FROM pg_catalog.unnest(limit_to) WITH ORDINALITY AS x (l, n)
     WHERE l <> ALL (coalesce("except", '{}'))
       AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_path_query(description, '$.relations[*].name') r WHERE r #>> '{}' = l);
     IF missing IS NOT NULL OR description ->> 'relations' IS NULL THEN
