@@ -71,7 +71,7 @@ SELECT jsonb_build_object(
     'schema', (SELECT CASE WHEN has_schema_privilege(n.oid, 'USAGE') THEN 'ok' ELSE 'The runtime role has no USAGE on it.' END
                FROM pg_namespace n WHERE n.nspname = $1),
     'relations', (SELECT jsonb_agg(jsonb_build_object('name', rel.relname, 'comment', obj_description(rel.oid, 'pg_class'),
-                                                      'columns', columns.list) ORDER BY rel.relname)
+                                                      'columns', coalesce(columns.list, '[]')) ORDER BY rel.relname)
                   FROM rel LEFT JOIN columns ON columns.relid = rel.oid),
     'types', (SELECT jsonb_agg(typ.id || jsonb_build_object(
                          'by', typ.by, 'comment', obj_description(t.oid, 'pg_type'), 'labels', enums.labels,
@@ -112,7 +112,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
     WHERE t.typname = type ->> 'name'
       AND CASE WHEN (type ->> 'mirrored')::boolean THEN n.nspname = local_schema AND t.typtype IN ('e', 'd')
-               WHEN type ->> 'extension' IS NULL THEN n.nspname = type ->> 'schema' AND t.typtype NOT IN ('p', 'c')
+               WHEN type ->> 'extension' IS NULL THEN n.nspname = type ->> 'schema' AND t.typtype <> 'p'
                ELSE EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
                             WHERE d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
                               AND x.extname = type ->> 'extension') END
@@ -574,7 +574,8 @@ REVOKE ALL ON FUNCTION kessel.import_tables(text, text, text, text[], text[]) FR
 GRANT EXECUTE ON FUNCTION kessel.import_tables(text, text, text, text[], text[]) TO kessel_admin;
 COMMENT ON FUNCTION kessel.import_tables(text, text, text, text[], text[]) IS
     'Makes router tables in local_schema, which is made if missing, of the tables, partitioned tables, views, materialized views and foreign tables of remote_schema in a data source that its runtime role may use; '
-    'partitions only where limit_to names them. Enums and domains are mirrored. Run again, it brings them up to date. All or nothing. '
+    'partitions only where limit_to names them. Where tenants'' tables live (the source''s option schema, else public, or with schema isolation the schema of any tenant) '
+    'the schema is left to the tenant, elsewhere it is remote_schema. Enums and domains are mirrored. Run again, it brings them up to date. All or nothing. '
     'Rows: action (created, altered, unchanged, added column, altered column, dropped column, default left out, check left out, missing), object, detail. '
     'A default left out is one that only the data source can evaluate, such as a sequence: give the column a value when inserting. '
     'What is made belongs to the caller, who needs USAGE on the server kessel_router and CREATE on the schema, or on the database where it is missing. '

@@ -142,6 +142,10 @@ SELECT lives_ok($$ SELECT kessel.create_tenant('delta', data_source => 'schemas'
 SELECT is(kessel.install_agent('schemas'), '1', 'an agent that comes later');
 SELECT is(remote('owner', $$ SELECT epoch FROM kessel_agent.tenants WHERE tenant_id = 't_delta' $$), '1', 'knows the tenants that were there before');
 
+-- Where router tables find their schema.
+SELECT is(kessel._describe_source('schemas', schema, NULL, NULL) ->> 'schema_name', written, schema || ' is written as ' || written)
+FROM (VALUES ('t_delta', '@tenant'), ('crm', '@tenant'), ('public', 'public')) AS v (schema, written);
+
 ---------- tenant context ----------
 
 SELECT throws_ok($$ SELECT remote('runtime', 'SELECT kessel_agent.tenant_id()') $$, 'KR001', NULL, 'nobody has entered');

@@ -53,6 +53,9 @@ CREATE TABLE crm.leads (
     gross    numeric GENERATED ALWAYS AS (n * 1.2) STORED,
     "Odd ""col" text
 );
+CREATE TYPE crm.address AS (street text, city text);
+CREATE TABLE crm.branches (a crm.address, span int4range);
+CREATE TABLE crm.nothing ();
 COMMENT ON TABLE crm.leads IS 'it''s leads';
 COMMENT ON COLUMN crm.leads.n IS 'EUR; net';
 CREATE TABLE crm.tags (t hstore);
@@ -88,7 +91,8 @@ SELECT throws_ok($$ SELECT * FROM kessel.import_tables('origin', 'crm', limit_to
                  'schema "crm" of data source "origin" has no table secret, nope that the router may use');
 SELECT throws_ok($$ SELECT * FROM kessel.import_tables('origin', 'crm', 'app') $$, '22023', 'schema "app" is not for router tables');
 SELECT throws_ok($$ SELECT * FROM kessel.import_tables('origin', NULL) $$, '22004');
-SELECT throws_ok($$ SELECT * FROM kessel.import_tables('origin', 'crm') $$, '42704', 'column "t" of table "tags" has type "public.hstore", which is unknown here');
+SELECT throws_ok($$ SELECT * FROM kessel.import_tables('origin', 'crm', limit_to => '{leads,tags}') $$, '42704', 'column "t" of table "tags" has type "public.hstore", which is unknown here');
+SELECT throws_ok($$ SELECT * FROM kessel.import_tables('origin', 'crm', limit_to => '{branches}') $$, '42704', 'column "a" of table "branches" has type "crm.address", which is unknown here');
 SELECT hasnt_schema('data', 'nothing is half made');
 RESET ROLE;
 CREATE ROLE import_user; GRANT kessel_user TO import_user; SET ROLE import_user;
@@ -98,8 +102,9 @@ RESET ROLE;
 ---------- made ----------
 
 SET ROLE import_admin;
-SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags}') $$, $$ VALUES
+SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags,branches}') $$, $$ VALUES
     ('created', 'schema data', NULL),
+    ('created', 'table data.nothing', NULL),
     ('created', 'type data.mood', 'enum'), ('created', 'type data."Odd type"', 'enum'),
     ('created', 'type data.amount', 'domain over numeric(12,2)'), ('created', 'type data.price', 'domain over data.amount'),
     ('created', 'type data.moods', 'domain over data.mood[]'), ('created', 'type data.email', 'domain over text'),
@@ -162,7 +167,7 @@ SELECT lives_ok($$ SELECT kessel.alter_data_source('origin', options => '{"schem
 ---------- again ----------
 
 SET ROLE import_admin;
-SELECT is_empty($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags}') WHERE action NOT IN ('unchanged', 'default left out') $$, 'nothing has changed');
+SELECT is_empty($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags,branches}') WHERE action NOT IN ('unchanged', 'default left out') $$, 'nothing has changed');
 RESET ROLE;
 SELECT remote_script($$
     ALTER TYPE crm.mood ADD VALUE 'worst' BEFORE 'sad';
@@ -177,7 +182,7 @@ SELECT remote_script($$
 -- A label can be used once it is committed.
 SELECT remote_script($$ ALTER TABLE crm.leads ALTER m SET DEFAULT 'better' $$) \g /dev/null
 SET ROLE import_admin;
-SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags}') WHERE action <> 'unchanged' AND detail !~ 'seq|identity|mine|USER|setting' $$, $$ VALUES
+SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags,branches}') WHERE action <> 'unchanged' AND detail !~ 'seq|identity|mine|USER|setting' $$, $$ VALUES
     ('altered', 'type data.mood', 'label ''worst'' added'), ('altered', 'type data.mood', 'label ''better'' added'),
     ('altered', 'type data.email', 'check has_at dropped'), ('altered', 'type data.email', 'check has_dot (VALUE ~~ ''%.%''::text)'),
     ('altered', 'type data.price', 'NOT NULL dropped'), ('altered', 'type data.price', 'default 8'),
@@ -190,9 +195,18 @@ SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" =>
     ('default left out', 'column data.leads.m', '''better''::crm.mood (unsafe use of new value "better" of enum type data.mood)'),
     ('missing', 'table data.events', 'The data source has it no more; DROP FOREIGN TABLE if nobody needs it.') $$, 'what has changed is brought up to date and said');
 SELECT is(enum_range(NULL::data.mood)::text, '{worst,sad,ok,better,"it''s \\ fine"}', 'new labels stand where they belong');
-SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags}') WHERE action <> 'unchanged' AND detail !~ 'seq|identity|mine|USER|setting' $$, $$ VALUES
+SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags,branches}') WHERE action <> 'unchanged' AND detail !~ 'seq|identity|mine|USER|setting' $$, $$ VALUES
     ('altered column', 'column data.leads.m', 'default ''better''::data.mood'),
     ('missing', 'table data.events', 'The data source has it no more; DROP FOREIGN TABLE if nobody needs it.') $$, 'a new label is a default from the next run on');
+RESET ROLE;
+
+---------- made here by hand ----------
+
+CREATE SCHEMA crm;
+GRANT USAGE ON SCHEMA crm TO PUBLIC;
+CREATE TYPE crm.address AS (street text, city text);
+SET ROLE import_admin;
+SELECT results_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', limit_to => '{branches}') $$, $$ VALUES ('created', 'table data.branches', NULL) $$, 'a composite type of the same name');
 RESET ROLE;
 
 ---------- in the way ----------
