@@ -52,7 +52,7 @@ test-matrix: ## the same on PostgreSQL 17 and 18, in Debian systems under /var/c
 
 bench: all ## compare router table, postgres_fdw and a direct connection
 	@MAKE="$(MAKE)" PG_CONFIG="$(PG_CONFIG)" ci/install
-	@PG_CONFIG="$(PG_CONFIG)" test/bench/run
+	@PG_CONFIG="$(PG_CONFIG)" test/run bench
 
 .PHONY: quickstart quickstart-stop
 quickstart: ## build, install, start five clusters with a CRM of six tenants, and show the router at work

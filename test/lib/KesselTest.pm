@@ -62,6 +62,17 @@ sub new
 
 sub node { return $_[0]->{node}; }
 
+# A new root key in a file, as kessel.root_key_file wants it; returns its path.
+sub root_key_file
+{
+    my ($path) = @_;
+    open(my $random, '<:raw', '/dev/urandom') or croak "/dev/urandom: $!";
+    read($random, my $key, 32) == 32 or croak '/dev/urandom gave too little';
+    umask 0077;
+    append_to_file($path, unpack('H*', $key) . "\n");
+    return $path;
+}
+
 sub _small
 {
     my ($self, $node) = @_;
@@ -230,9 +241,10 @@ SQL
 
 sub _crm_grants
 {
-    my ($d, $schema) = @_;
+    my ($d, $schema, $more) = @_;
+    $more = ', TRUNCATE' unless defined $more;
     return "GRANT USAGE ON SCHEMA $schema TO $d->{runtime};"
-      . "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA $schema TO $d->{runtime};";
+      . "GRANT SELECT, INSERT, UPDATE, DELETE$more ON ALL TABLES IN SCHEMA $schema TO $d->{runtime};";
 }
 
 # The whole database is one tenant's.
@@ -241,7 +253,8 @@ sub crm_database
     my ($self, $d, $label, %opt) = @_;
     my $rows = $opt{rows} || 5;
     $self->data_exec($d,
-        "SET ROLE $d->{owner};" . _crm_tables('public') . _crm_rows('public', $label, $rows) . _crm_grants($d, 'public'));
+        "SET ROLE $d->{owner};" . _crm_tables('public') . _crm_rows('public', $label, $rows) . _crm_grants($d, 'public'),
+        db => $opt{db});
     return;
 }
 
@@ -268,9 +281,80 @@ sub crm_row
     $self->data_exec($d,
         "SET ROLE $d->{owner};" . _crm_tables('public', 1)
           . "SELECT kessel_agent.protect('public.accounts'), kessel_agent.protect('public.contacts');"
-          . _crm_grants($d, 'public'));
+          . _crm_grants($d, 'public', ''));
     $self->data_exec($d, _crm_rows('public', $_, $rows, $_)) foreach @$tenants;
     return;
+}
+
+# A further database in a data cluster, of the same owner.
+sub data_database
+{
+    my ($self, $d, $db) = @_;
+    psql_die($d->{node}, 'postgres', "CREATE DATABASE $db OWNER $d->{owner}");
+    $self->data_exec($d,
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC; ALTER SCHEMA public OWNER TO $d->{owner};"
+          . "GRANT USAGE ON SCHEMA public TO $d->{runtime}", db => $db);
+    return;
+}
+
+# Six tenants, two of each isolation, on three clusters: row-a and row-b on
+# shared; schema-a and schema-b on schemas; solo-a and solo-b on solo, each with
+# a database. $k->{user}{a} is a member of those that end in a, {b} of the
+# others. Router tables are in schema data, kessel_user may read and write them.
+sub fleet
+{
+    my ($self) = @_;
+    my $shared  = $self->{shared}  = $self->data_cluster('shared');
+    my $schemas = $self->{schemas} = $self->data_cluster('schemas');
+    my $solo    = $self->{solo}    = $self->data_cluster('solo');
+    my %source = map { ("row-$_" => 'shared', "schema-$_" => 'schemas', "solo-$_" => "solo_$_") } qw(a b);
+    my %id = map { ("row-$_" => "row-$_", "schema-$_" => "schema_$_", "solo-$_" => "solo-$_") } qw(a b);
+
+    $self->data_source($shared, isolation => 'row');
+    $self->crm_row($shared, [qw(row-a row-b)]);
+    $self->data_source($schemas, isolation => 'schema');
+    $self->crm_schema($schemas, "schema-$_", schema => "schema_$_") foreach qw(a b);
+    $self->data_database($solo, 'tenants_b');
+    $self->crm_database($solo, 'solo-a');
+    $self->crm_database($solo, 'solo-b', db => 'tenants_b');
+    $self->data_source($solo, name => 'solo_a');
+    $self->data_source($solo, name => 'solo_b', db => 'tenants_b');
+    $self->{user} = { a => 'aaaaaaaa-0000-4000-8000-00000000000a', b => 'bbbbbbbb-0000-4000-8000-00000000000b' };
+    foreach my $tenant ($self->tenants)
+    {
+        my $user = $self->{user}{ substr($tenant, -1) };
+        $self->exec("SELECT kessel.create_tenant('$tenant', data_source => '$source{$tenant}', tenant_id_in_data_source => '$id{$tenant}');"
+              . "SELECT kessel.add_member('$tenant', '$user')");
+    }
+    $self->exec("SELECT kessel.import_tables('shared', 'public');"
+          . 'GRANT USAGE ON SCHEMA data TO kessel_user, kessel_service;'
+          . 'GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA data TO kessel_user, kessel_service');
+    return;
+}
+
+sub tenants { return qw(row-a row-b schema-a schema-b solo-a solo-b); }
+
+# SQL as the member of a tenant, whose session has the tenant set.
+sub as_member
+{
+    my ($self, $tenant, $sql, %opt) = @_;
+    return $self->run($sql, user => 'app', tenant => $tenant, sub => $self->{user}{ substr($tenant, -1) }, %opt);
+}
+
+sub member_session
+{
+    my ($self, $tenant, %opt) = @_;
+    return $self->session(user => 'app', tenant => $tenant, sub => $self->{user}{ substr($tenant, -1) }, %opt);
+}
+
+# Superuser SQL where a tenant's rows are, with its schema first in the path.
+sub at_home
+{
+    my ($self, $tenant, $sql) = @_;
+    my ($kind, $letter) = split /-/, $tenant;
+    return $self->data_exec($self->{shared}, $sql) if $kind eq 'row';
+    return $self->data_exec($self->{schemas}, "SET search_path = schema_$letter;" . $sql) if $kind eq 'schema';
+    return $self->data_exec($self->{solo}, $sql, db => $letter eq 'a' ? 'tenants' : 'tenants_b');
 }
 
 #
@@ -412,7 +496,7 @@ sub start
     $self->{n}++;
     $self->{in} .= "$sql\n;\n\\echo kr-end-$self->{n}\n\\warn kr-end-$self->{n}\n";
     $self->{timer}->start(KesselTest::PATIENCE());
-    $self->{run}->pump_nb;
+    eval { $self->{run}->pump_nb };
     return;
 }
 
@@ -421,12 +505,13 @@ sub finish
     my ($self) = @_;
     my $end = "kr-end-$self->{n}\n";
 
-    # A server that ends the connection ends psql, too.
+    # A server that crashes ends psql, too.
     eval {
         $self->{run}->pump until $self->{out} =~ /$end/ && $self->{err} =~ /$end/;
         1;
     } or do { die $@ if $@ =~ /timeout/; };
     my ($out, $err) = @{$self}{qw(out err)};
+    $err .= "psql: error: it has ended\n" if $out !~ /$end/;
     s/^\Q$end\E//m foreach $out, $err;
     @{$self}{qw(out err)} = ('', '');
     chomp $out;
