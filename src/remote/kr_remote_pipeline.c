@@ -407,7 +407,12 @@ kr_conn_take_arrived(KrConn *conn)
 		}
 		pending_pop(conn);
 	}
-	return PQstatus(conn->pg) == CONNECTION_OK;
+
+	/* What comes when nothing is awaited is a farewell, or the end itself. */
+	(void) PQisBusy(conn->pg);
+	if (!PQconsumeInput(conn->pg) || PQstatus(conn->pg) == CONNECTION_BAD)
+		conn->broken = true;
+	return !conn->broken;
 }
 
 /* ---------- statements ---------- */

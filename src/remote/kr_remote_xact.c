@@ -62,6 +62,20 @@ send_session_settings(KrConn *conn)
 	kr_conn_sync(conn);
 }
 
+/*
+ * Notices of the data source are dropped. A server that closes an idle
+ * connection says so in one.
+ */
+static void
+receive_notice(void *arg, const PGresult *result)
+{
+	const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	if (severity != NULL &&
+		(strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0))
+		((KrConn *) arg)->broken = true;
+}
+
 static KrConn *
 open_connection(const KrSource *source)
 {
@@ -92,6 +106,7 @@ open_connection(const KrSource *source)
 
 	if (PQsetnonblocking(conn->pg, 1) != 0 || !PQenterPipelineMode(conn->pg))
 		kr_remote_raise_lost(conn->pg, conn->source_name);
+	PQsetNoticeReceiver(conn->pg, receive_notice, conn);
 	conn->waits = kr_create_wait_event_set(3);
 	AddWaitEventToSet(conn->waits, WL_SOCKET_READABLE, PQsocket(conn->pg), NULL, NULL);
 	AddWaitEventToSet(conn->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);

@@ -1,0 +1,176 @@
+# What happens when a data source fails under a session: killed, restarted,
+# stopped, cancelled. Each time the error says so in bounded time, and the
+# session and other tenants go on working.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use KesselTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $k   = KesselTest->new;
+my $one = $k->data_cluster('one', conf => "restart_after_crash = on\n");
+my $two = $k->data_cluster('two');
+$k->crm_database($one, 'one', rows => 5000);
+$k->crm_database($two, 'two');
+foreach my $d ($one, $two)
+{
+    $k->data_source($d);
+    $k->exec("SELECT kessel.install_agent('$d->{name}'); SELECT kessel.create_tenant('$d->{name}', data_source => '$d->{name}')");
+}
+# More than fits into any socket's buffers.
+$k->data_exec($one, "CREATE TABLE wide AS SELECT i AS id, repeat('x', 800) AS filler FROM generate_series(1, 60000) i; GRANT SELECT ON wide TO $one->{runtime}");
+$k->exec("SELECT * FROM kessel.import_tables('one', 'public')");
+
+my $s     = $k->session(tenant => 'one');
+my $other = $k->session(tenant => 'two');
+my $count = 'SELECT count(*) FROM data.accounts';
+my $slow  = 'SELECT count(*) FROM data.accounts a, data.accounts b, data.accounts c WHERE a.balance + b.balance + c.balance < 0';
+
+# Backends of the runtime role in a data cluster, by what they do.
+sub remote
+{
+    my ($d, $condition) = @_;
+    return $k->data_exec($d, "SELECT count(*) FROM pg_stat_activity WHERE usename = '$d->{runtime}' AND $condition");
+}
+
+sub wait_for_remote
+{
+    my ($d, $condition, $wanted) = @_;
+    return $d->{node}->poll_query_until('postgres',
+        "SELECT count(*) = $wanted FROM pg_stat_activity WHERE usename = '$d->{runtime}' AND $condition");
+}
+
+sub all_well
+{
+    my ($what) = @_;
+    ok_run($s->run($count),     '5000', "$what: the session works");
+    ok_run($other->run($count), '5',    "$what: so does another tenant's");
+    ok(wait_for_remote($one, "state <> 'idle'", 0), "$what: nothing is left open there");
+    return;
+}
+
+all_well('at first');
+is(remote($one, 'true'), '1', 'one connection for one session');
+$s->run($count) for 1 .. 5;
+is(remote($one, 'true'), '1', 'and it is kept');
+
+# cancelled
+foreach my $case (
+    [ "SET statement_timeout = '300ms'", 'statement_timeout', sub { } ],
+    [ 'SELECT 1', 'pg_cancel_backend', sub { $k->exec('SELECT pg_cancel_backend(' . $s->pid . ')') } ])
+{
+    my ($before, $what, $cancel) = @$case;
+    $s->run($before);
+    my $start = time;
+    $s->start($slow);
+    wait_for_remote($one, "state = 'active'", 1);
+    $cancel->();
+    like_error($s->finish, '57014', qr/canceling statement/, "$what: the statement ends");
+    cmp_ok(time - $start, '<', 20, "$what: in time");
+    ok(wait_for_remote($one, "state = 'active'", 0), "$what: the remote query has ended too");
+    $s->run('RESET statement_timeout');
+    all_well($what);
+}
+
+# cancelled in a savepoint: the outer transaction goes on
+$s->run('BEGIN');
+$s->run("INSERT INTO data.accounts (id, name) VALUES (6000, 'kept')");
+$s->run('SAVEPOINT a');
+$s->run("SET LOCAL statement_timeout = '300ms'");
+like_error($s->run($slow), '57014', qr/canceling/, 'cancelled in a savepoint');
+$s->run('ROLLBACK TO a');
+ok_run($s->run('SELECT name FROM data.accounts WHERE id = 6000'), 'kept', 'the outer transaction has its row');
+$s->run('COMMIT');
+ok_run($s->run('DELETE FROM data.accounts WHERE id = 6000 RETURNING name'), 'kept', 'and commits');
+all_well('cancelled in a savepoint');
+
+# the connection ends between transactions
+$k->data_exec($one, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+wait_for_remote($one, 'true', 0);
+all_well('terminated while idle');
+$one->{node}->restart;
+all_well('restarted while idle');
+
+# ... within a transaction
+$s->run('BEGIN');
+$s->run("UPDATE data.accounts SET name = 'changed' WHERE id = 1");
+$k->data_exec($one, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+wait_for_remote($one, 'true', 0);
+my $r = $s->run($count);
+like($r->{state}, qr/^(57P01|08006)$/, 'terminated in a transaction: the next statement fails') or diag($r->{err});
+$s->run('ROLLBACK');
+all_well('terminated in a transaction');
+ok_run($s->run('SELECT name FROM data.accounts WHERE id = 1'), 'one account 1', 'nothing of it was written');
+
+# ... and the local commit comes next: it must not succeed
+$s->run('BEGIN');
+$s->run("UPDATE data.accounts SET name = 'changed' WHERE id = 1");
+$k->data_exec($one, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+wait_for_remote($one, 'true', 0);
+$r = $s->run('COMMIT');
+like($r->{state}, qr/^(57P01|08006|08007)$/, 'terminated before the commit: the commit fails') or diag($r->{err});
+all_well('terminated before the commit');
+ok_run($s->run('SELECT name FROM data.accounts WHERE id = 1'), 'one account 1', 'nothing of it was written');
+
+# killed while it works
+$s->start($slow);
+wait_for_remote($one, "state = 'active'", 1);
+kill 'KILL', $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND state = 'active'");
+$r = $s->finish;
+like($r->{state}, qr/^(57P02|08006)$/, 'killed while it works: the statement fails') or diag($r->{err});
+$one->{node}->poll_query_until('postgres', 'SELECT true');
+all_well('killed while it works');
+
+# killed while rows stream
+$s->run('BEGIN');
+$s->run('DECLARE c CURSOR FOR SELECT * FROM data.wide');
+ok_run($s->run('MOVE 10 FROM c; SELECT 1'), '1', 'rows stream');
+kill 'KILL', $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+$r = $s->run('MOVE FORWARD ALL FROM c');
+like($r->{state}, qr/^(57P02|08006)$/, 'killed while rows stream: the statement fails') or diag($r->{err});
+$s->run('ROLLBACK');
+$one->{node}->poll_query_until('postgres', 'SELECT true');
+all_well('killed while rows stream');
+
+# stopped: it does not even answer a cancel; the session is free again in bounded time
+my ($pid) = $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+my $postmaster = (split /\n/, slurp_file($one->{node}->data_dir . '/postmaster.pid'))[0];
+$s->run("SET statement_timeout = '500ms'");
+kill 'STOP', $pid, $postmaster;
+my $start = time;
+like_error($s->run($count), '57014', qr/statement timeout/, 'stopped: the statement ends');
+cmp_ok(time - $start, '<', 20, 'stopped: in bounded time');
+$s->run('RESET statement_timeout; SET kessel.connect_timeout = 1');
+$start = time;
+like_error($s->run($count), '08001', qr/could not connect to data source "one"/, 'stopped: no new connection either', hint => qr/test_data_source/);
+cmp_ok(time - $start, '<', 10, 'stopped: in the time of kessel.connect_timeout');
+ok_run($other->run($count), '5', 'stopped: another tenant does not notice');
+kill 'CONT', $postmaster, $pid;
+$s->run('RESET kessel.connect_timeout');
+all_well('stopped and continued');
+
+# the session ends in the middle of a query: the remote query ends too
+my $gone = $k->session(tenant => 'one');
+$gone->start($slow);
+wait_for_remote($one, "state = 'active'", 1);
+$k->exec('SELECT pg_terminate_backend(' . $gone->pid . ')');
+ok(wait_for_remote($one, "state = 'active'", 0), 'pg_terminate_backend: the remote query has ended');
+ok(wait_for_remote($one, 'true', 1), 'pg_terminate_backend: its connection is closed');
+all_well('pg_terminate_backend');
+
+# another password: connections made with the old one are not used any more
+$k->data_exec($one, "ALTER ROLE $one->{runtime} PASSWORD 'another'");
+$k->exec("SELECT kessel.set_credential('one', '$one->{runtime}', 'another')");
+my ($old) = $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+all_well('another password');
+isnt($k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}'"), $old, 'another password: another connection');
+$k->exec("SELECT kessel.set_credential('one', '$one->{runtime}', 'wrong')");
+like_error($s->run($count), '28P01', qr/could not connect/, 'a wrong password', hint => qr/set_credential/);
+ok_run($other->run($count), '5', 'a wrong password: of that source only');
+
+done_testing();
