@@ -8,6 +8,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_extension.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
@@ -19,6 +20,7 @@
 
 #include "kr_spi.h"
 
+/* Looked up each time: it follows ALTER and REASSIGN OWNED. */
 static Oid
 extension_owner(void)
 {
@@ -44,11 +46,18 @@ extension_owner(void)
 }
 
 void
+kr_spi_push_snapshot(void)
+{
+	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+}
+
+void
 kr_spi_begin(KrSpi *spi)
 {
 	GetUserIdAndSecContext(&spi->save_userid, &spi->save_sec_context);
 	SetUserIdAndSecContext(extension_owner(),
-						   spi->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
+						   spi->save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
 	spi->save_nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
@@ -56,7 +65,7 @@ kr_spi_begin(KrSpi *spi)
 	(void) set_config_option("row_security", "on",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
-	PushActiveSnapshot(GetLatestSnapshot());
+	kr_spi_push_snapshot();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }

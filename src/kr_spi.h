@@ -3,9 +3,11 @@
  *	  Reading and writing the extension's own tables from C.
  *
  * Between begin and end the current user is the extension's owner, so that row
- * security and the caller's privileges do not matter, and the snapshot is the
+ * security and the caller's privileges do not matter, in a security-restricted
+ * operation, in which nothing of the caller's is called. The snapshot is the
  * newest one, whatever the transaction's isolation level: whether a tenant may
- * be entered is decided by what is committed now.
+ * be entered is decided by what is committed now. (While a plan runs in
+ * parallel no newer snapshot can be had than the query's.)
  */
 #ifndef KR_SPI_H
 #define KR_SPI_H
@@ -27,6 +29,9 @@ typedef struct KrSpi
  */
 extern void kr_spi_begin(KrSpi *spi);
 extern void kr_spi_end(KrSpi *spi);
+
+/* Such a snapshot on top, for who reads again what may have changed meanwhile. */
+extern void kr_spi_push_snapshot(void);
 
 /*
  * Run one statement whose plan is kept for the backend's life in *plan. read

@@ -33,6 +33,7 @@
 
 #include "kr_compat.h"
 #include "kr_error.h"
+#include "kr_spi.h"
 #include "kr_vault_int.h"
 
 #define KR_SECRET_AAD_PREFIX "kessel.secret"
@@ -71,12 +72,12 @@ KrSecret *
 kr_vault_open(const pg_uuid_t *secret_id, const char *purpose)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	KrRowsScope scope;
+	KrSpi		scope;
 	KrSecretRow row;
 	KrSecret   *secret = NULL;
 	KrOpenResult result;
 
-	kr_rows_begin(&scope);
+	kr_spi_begin(&scope);
 	if (!kr_rows_read_secret(secret_id, &row))
 		raise_no_secret(secret_id);
 
@@ -106,7 +107,7 @@ kr_vault_open(const pg_uuid_t *secret_id, const char *purpose)
 			break;
 	}
 
-	kr_rows_end(&scope);
+	kr_spi_end(&scope);
 	MemoryContextSwitchTo(caller);
 	return secret;
 }
@@ -146,12 +147,12 @@ kr_vault_delete(const pg_uuid_t *secret_id)
 bool
 kr_vault_remove(const pg_uuid_t *id)
 {
-	KrRowsScope scope;
+	KrSpi		scope;
 	bool		found;
 
-	kr_rows_begin(&scope);
+	kr_spi_begin(&scope);
 	found = kr_rows_delete_secret(id);
-	kr_rows_end(&scope);
+	kr_spi_end(&scope);
 	return found;
 }
 
@@ -160,12 +161,12 @@ kr_vault_insert(const pg_uuid_t *id, const char *value, size_t len,
 				const pg_uuid_t *tenant_id, const pg_uuid_t *key_id,
 				const char *name, const char *description)
 {
-	KrRowsScope scope;
+	KrSpi		scope;
 	KrSecretRow row = {0};
 
 	PreventCommandIfReadOnly("storing a secret");
 
-	kr_rows_begin(&scope);
+	kr_spi_begin(&scope);
 	row.id = *id;
 	row.name = name ? pstrdup(name) : NULL;
 	row.has_tenant = tenant_id != NULL;
@@ -186,7 +187,7 @@ kr_vault_insert(const pg_uuid_t *id, const char *value, size_t len,
 	}
 	seal_row(&row, value, len);
 	kr_rows_insert_secret(&row, description);
-	kr_rows_end(&scope);
+	kr_spi_end(&scope);
 }
 
 /*
@@ -197,13 +198,13 @@ void
 kr_vault_update(const pg_uuid_t *id, const char *value, size_t len,
 				const pg_uuid_t *key_id, const char *name, const char *description)
 {
-	KrRowsScope scope;
+	KrSpi		scope;
 	KrSecretRow row;
 	KrSecret   *old = NULL;
 
 	PreventCommandIfReadOnly("storing a secret");
 
-	kr_rows_begin(&scope);
+	kr_spi_begin(&scope);
 	if (!kr_rows_lock_secret(id, &row))
 		raise_no_secret(id);
 
@@ -211,7 +212,7 @@ kr_vault_update(const pg_uuid_t *id, const char *value, size_t len,
 	{
 		if (description != NULL)
 			kr_rows_describe_secret(id, description);
-		kr_rows_end(&scope);
+		kr_spi_end(&scope);
 		return;
 	}
 
@@ -235,7 +236,7 @@ kr_vault_update(const pg_uuid_t *id, const char *value, size_t len,
 	kr_rows_update_secret(&row, description);
 
 	kr_vault_close(old);
-	kr_rows_end(&scope);
+	kr_spi_end(&scope);
 }
 
 KrOpenResult

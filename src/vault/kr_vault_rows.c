@@ -2,33 +2,18 @@
  * kr_vault_rows.c
  *	  Reading and writing vault.secrets and vault.keys by SPI.
  *
- * Called by the vault alone, between kr_rows_begin() and kr_rows_end(). In
- * between the tables' owner is the current user, in a security-restricted
- * operation, with search_path = pg_catalog, pg_temp: callers have no rights on
- * these tables and nothing of theirs can be called. An error leaves all of
- * that to transaction abort, as the server's own code does.
+ * Called by the vault alone, between kr_spi_begin() and kr_spi_end().
  *
  * What goes through here is sealed already; no parameter is ever plaintext.
- *
- * Plans are kept for the life of the backend; plan invalidation takes care of
- * the extension being dropped and made again.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "kr_compat.h"
+#include "kr_spi.h"
 #include "kr_vault_rows.h"
 
 typedef enum RowsQuery
@@ -115,7 +100,6 @@ static const struct
 
 static SPIPlanPtr plans[lengthof(queries)];
 
-static Oid	tables_owner(void);
 static uint64 run(RowsQuery query, Datum *values, const bool *nulls, bool read_only);
 static Datum column(int number, bool *isnull);
 static bool read_key(RowsQuery query, Datum *values, KrDataKey *key);
@@ -125,30 +109,6 @@ static void write_secret(RowsQuery query, const KrSecretRow *row, const char *de
 static bool copy_bytes(int number, unsigned char *to, size_t len);
 static Datum bytes_datum(const unsigned char *bytes, size_t len);
 
-void
-kr_rows_begin(KrRowsScope *scope)
-{
-	Oid			owner = tables_owner();
-
-	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
-	SetUserIdAndSecContext(owner, scope->sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-	scope->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-}
-
-void
-kr_rows_end(const KrRowsScope *scope)
-{
-	SPI_finish();
-	AtEOXact_GUC(true, scope->guc_level);
-	SetUserIdAndSecContext(scope->userid, scope->sec_context);
-}
-
 /* The newest committed state, or the query's where a plan runs in parallel. */
 bool
 kr_rows_read_secret(const pg_uuid_t *id, KrSecretRow *row)
@@ -156,7 +116,7 @@ kr_rows_read_secret(const pg_uuid_t *id, KrSecretRow *row)
 	Datum		values[] = {UUIDPGetDatum(id)};
 	bool		found;
 
-	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+	kr_spi_push_snapshot();
 	found = run(READ_SECRET, values, NULL, true) == 1;
 	PopActiveSnapshot();
 
@@ -261,57 +221,26 @@ kr_rows_other_root_keys(const char *root_key_id)
 	Datum		values[] = {CStringGetTextDatum(root_key_id)};
 	bool		isnull;
 
-	PushActiveSnapshot(GetLatestSnapshot());
+	kr_spi_push_snapshot();
 	run(OTHER_ROOT_KEYS, values, NULL, true);
 	PopActiveSnapshot();
 	return DatumGetArrayTypeP(column(1, &isnull));
-}
-
-/*
- * Looked up each time: syscache lookups, which follow REASSIGN OWNED and the
- * extension being made again.
- */
-static Oid
-tables_owner(void)
-{
-	Oid			schema = get_namespace_oid("vault", true);
-	Oid			relid = OidIsValid(schema) ? get_relname_relid("secrets", schema) : InvalidOid;
-	HeapTuple	tuple = OidIsValid(relid) ?
-		SearchSysCache1(RELOID, ObjectIdGetDatum(relid)) : NULL;
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the vault is not installed in this database"),
-				 errhint("Run CREATE EXTENSION kessel_router CASCADE.")));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }
 
 static uint64
 run(RowsQuery query, Datum *values, const bool *nulls, bool read_only)
 {
 	char		flags[MAX_ARGS];
-	int			rc;
-
-	if (plans[query] == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(queries[query].sql, queries[query].nargs,
-									   (Oid *) queries[query].types);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		plans[query] = plan;
-	}
 
 	for (int i = 0; i < queries[query].nargs; i++)
 		flags[i] = nulls != NULL && nulls[i] ? 'n' : ' ';
 
-	rc = SPI_execute_plan(plans[query], values, flags, read_only, 0);
-	if (rc < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+	if (read_only)
+		kr_spi_read(&plans[query], queries[query].sql, queries[query].nargs,
+					queries[query].types, values);
+	else
+		kr_spi_write(&plans[query], queries[query].sql, queries[query].nargs,
+					 queries[query].types, values, flags);
 	return SPI_processed;
 }
 

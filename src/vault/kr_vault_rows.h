@@ -27,21 +27,10 @@ typedef struct KrSecretRow
 	KrDataKey	key;			/* if has_key */
 } KrSecretRow;
 
-/* What kr_rows_end() puts back. */
-typedef struct KrRowsScope
-{
-	Oid			userid;
-	int			sec_context;
-	int			guc_level;
-} KrRowsScope;
-
 /*
- * All others are called in between. What they return lives in SPI's memory,
- * till the end.
+ * All are called between kr_spi_begin() and kr_spi_end(). What they return
+ * lives in SPI's memory, till the end.
  */
-extern void kr_rows_begin(KrRowsScope *scope);
-extern void kr_rows_end(const KrRowsScope *scope);
-
 extern bool kr_rows_read_secret(const pg_uuid_t *id, KrSecretRow *row);
 extern bool kr_rows_lock_secret(const pg_uuid_t *id, KrSecretRow *row);
 extern void kr_rows_insert_secret(const KrSecretRow *row, const char *description);

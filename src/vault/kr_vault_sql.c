@@ -22,6 +22,7 @@
 
 #include "kr_compat.h"
 #include "kr_error.h"
+#include "kr_spi.h"
 #include "kr_vault_int.h"
 
 PG_FUNCTION_INFO_V1(kr_vault_sql_create);
@@ -189,7 +190,7 @@ kr_vault_sql_status(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	const KrKeyringState *keyring;
-	KrRowsScope scope;
+	KrSpi		scope;
 	ArrayType  *wanted;
 	Datum		values[6];
 	bool		nulls[6] = {false};
@@ -202,12 +203,12 @@ kr_vault_sql_status(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 
 	keyring = kr_keyring_load();
-	kr_rows_begin(&scope);
+	kr_spi_begin(&scope);
 	wanted = kr_rows_other_root_keys(keyring->loaded ? keyring->fingerprint : "");
 	spi = MemoryContextSwitchTo(caller);
 	wanted = DatumGetArrayTypePCopy(PointerGetDatum(wanted));
 	MemoryContextSwitchTo(spi);
-	kr_rows_end(&scope);
+	kr_spi_end(&scope);
 	MemoryContextSwitchTo(caller);
 	wants_other = ArrayGetNItems(ARR_NDIM(wanted), ARR_DIMS(wanted)) > 0;
 
