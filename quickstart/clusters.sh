@@ -65,6 +65,14 @@ ssl_key_file = '$dir/tls/server.key'
 ssl_min_protocol_version = 'TLSv1.3'
 END
     fi
+    if [ "$name" = infra ]; then
+        as_cluster_user tee -a "$data/postgresql.conf" >/dev/null <<END
+# From the start of each session: poolers are told of kessel.tenant, and
+# statements that carry a password are kept out of the log.
+shared_preload_libraries = 'kessel_router'
+kessel.root_key_file = '$dir/root.key'
+END
+    fi
 }
 
 start_cluster() {

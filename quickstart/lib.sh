@@ -81,7 +81,8 @@ remove_folder() {
         fi
     done
     for pid in "${pids[@]}"; do
-        while [ -e "/proc/$pid" ]; do
+        # A process that has ended has no folder, even while its parent does not ask.
+        while as_cluster_user readlink "/proc/$pid/cwd" >/dev/null 2>&1; do
             sleep 0.1
         done
     done

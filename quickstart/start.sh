@@ -38,7 +38,9 @@ build_and_install() {
         sudo -v || true
     fi
     say 'installing the packages that are missing (make deps)'
-    quietly "$top/ci/deps"
+    if ! "$top/ci/deps" 2>&1 | tee -a "$log"; then
+        die 'not all packages are there'
+    fi
     command -v "$PG_CONFIG" >/dev/null || die "there is no $PG_CONFIG" 'Name the one to build for: make quickstart PG_CONFIG=/path/to/pg_config'
     bin=$("$PG_CONFIG" --bindir)
     say "building for $("$PG_CONFIG" --version) (make)"
@@ -68,6 +70,9 @@ check_settings() {
     if [ $((${#dir} + 22)) -gt 107 ]; then
         die "the folder's name is too long for the sockets in it: $dir" 'Choose a shorter one with KESSEL_QUICKSTART_DIR.'
     fi
+    if [ -e "$dir" ]; then
+        say 'removing what the last run made'
+    fi
     remove_folder
     for name in "${clusters[@]}"; do
         port=$(port_of "$name")
@@ -86,6 +91,9 @@ make_folder() {
     fi
     as_cluster_user install -m 600 /dev/null "$marker"
     as_cluster_user mkdir -m 700 "$dir/run" "$dir/sql"
+    # The vault's root key: beside the infra cluster's data directory, never in it.
+    as_cluster_user install -m 600 /dev/null "$dir/root.key"
+    openssl rand -hex 32 | as_cluster_user tee "$dir/root.key" >/dev/null
     # The cluster user may not be able to read this tree.
     tar -C "$here" -cf - crm tour | as_cluster_user tar -C "$dir/sql" -xf - --no-same-owner
 }
@@ -178,10 +186,14 @@ make_infra() {
     superuser_psql infra postgres -c 'CREATE DATABASE infra'
     superuser_psql infra infra -e -c 'CREATE EXTENSION kessel_router CASCADE' 2>>"$log"
     superuser_psql infra infra <<END
+REVOKE ALL ON DATABASE infra FROM PUBLIC;
 CREATE ROLE crm_admin LOGIN PASSWORD '$(password_of infra crm_admin)' IN ROLE kessel_admin;
 CREATE ROLE crm_app LOGIN PASSWORD '$(password_of infra crm_app)' IN ROLE kessel_service;
 CREATE ROLE authenticated NOLOGIN IN ROLE kessel_user;
 CREATE ROLE crm_api LOGIN NOINHERIT PASSWORD '$(password_of infra crm_api)' IN ROLE authenticated;
+GRANT CONNECT ON DATABASE infra TO crm_admin, crm_app, crm_api;
+-- import_tables() makes the schema data, which is its caller's.
+GRANT CREATE ON DATABASE infra TO crm_admin;
 END
 }
 
@@ -189,15 +201,14 @@ END
 # psql reads it from its standard input, so that errors look as they do there.
 tour() {
     as_cluster_user env QUICKSTART_PSQL="$bin/psql" QUICKSTART_ADMIN="$(infra_url crm_admin)" \
-        "$bin/psql" -X -q -e -v ON_ERROR_STOP=1 -v tour="$dir/sql/tour" -P footer=off "$1" <"$here/tour/$2" 2>&1
+        "$bin/psql" -X -q -e -v ON_ERROR_STOP=1 -v tour="$dir/sql/tour" -P footer=off "$1" <"$here/tour/$2" 2>&1 |
+        sed -u "s/^== .* ==\$/$bold&$plain/"
 }
 
 show() {
-    tour "$(infra_url crm_admin)" 1_data_sources.sql
+    tour "host=$dir/run port=$(port_of infra) user=postgres dbname=infra" 1_data_sources.sql
     tour "host=127.0.0.1 port=$(port_of shared-row) user=crm_owner dbname=crm" 2_protect.sql
     tour "$(infra_url crm_admin)" 3_tenants.sql
-    superuser_psql infra infra -e -c 'GRANT USAGE ON SCHEMA data TO crm_app, authenticated' \
-        -c 'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA data TO crm_app, authenticated'
     tour "$(infra_url crm_app)" 4_queries.sql
     tour "$(infra_url crm_api)" 5_refused.sql
     tour "$(infra_url crm_app)" 6_suspended.sql
@@ -215,14 +226,15 @@ Go on with:
 
   PGPASSFILE=$PGPASSFILE $psql '$(infra_url crm_app)'
 
-  infra=> SET kessel.tenant = 'fjord';
-  infra=> SELECT name, city FROM data.accounts LIMIT 5;
+  SET kessel.tenant = 'fjord';
+  SELECT name, city FROM data.accounts ORDER BY employees DESC LIMIT 5;
+  \\d+ data.opportunities
 
-The administrator is crm_admin in the same place. Stop and remove it all with: make quickstart-stop
+The administrator is crm_admin in the same place; quickstart/README.md says what else there is. Stop and remove it all with: make quickstart-stop
 END
 }
 
-trap 'printf "quickstart: line %s failed: %s\nquickstart: hint: Logs are in %s; make quickstart-stop removes what was started.\n" "$LINENO" "$BASH_COMMAND" "$dir/*/log" >&2' ERR
+trap '[ "$BASH_SUBSHELL" != 0 ] || printf "quickstart: line %s failed: %s\nquickstart: hint: Logs are %s and %s; make quickstart-stop removes what was started.\n" "$LINENO" "$BASH_COMMAND" "$dir/*/log" "${log:-}" >&2' ERR
 check_settings
 log=$(mktemp -t kessel-quickstart.XXXXXX)
 build_and_install

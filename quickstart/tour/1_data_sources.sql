@@ -1,28 +1,27 @@
--- As crm_admin in the infra database.
+-- As the superuser of the infra database: one of the urls names a file of the
+-- server, the certificate authority, which is not for administrators to do.
 \i :tour/settings.sql
 
 \echo
 \echo '== 1. Four data sources =='
-\echo 'Where tenants live: two shared databases, one dedicated, and one that a customer brought along,'
-\echo 'reached with TLS verify-full. Passwords are sealed before they are stored.'
+\echo 'Where tenants live: two shared databases, a dedicated one, and one that a customer brought along, reached by'
+\echo 'TLS verify-full. Passwords are sealed before they are stored.'
 \echo
-\pset tuples_only on
-\pset format unaligned
+\o /dev/null
 SELECT kessel.create_data_source('shared-row', :'shared_row_url', region => 'eu-central', isolation => 'row');
 SELECT kessel.create_data_source('shared-schema', :'shared_schema_url', region => 'eu-south', isolation => 'schema');
 SELECT kessel.create_data_source('dedicated', :'dedicated_url', region => 'us-east', isolation => 'database');
-SELECT kessel.create_data_source('byod', :'byod_url', region => 'customer', isolation => 'database', notes => 'runs at the customer''s');
-
+SELECT kessel.create_data_source('byod',
+  :'byod_url',
+  region => 'customer', isolation => 'database');
 \echo
-\echo 'A weak role for the router, the owner of the tables for installing the agent (passwords not shown):'
+\echo 'Two credentials each: a weak role for the router, the owner of the tables to install the agent.'
 \echo
 \echo SELECT kessel.set_credential('''shared-row''', '''kessel_runtime''', '''…''');
 \echo SELECT kessel.set_credential('''shared-row''', '''crm_owner''', '''…''', purpose => '''owner''');
-\echo '… and so on for the other three'
-\pset tuples_only off
-\pset format aligned
+\echo '… and so on for the other three.'
+\echo
 \set ECHO none
-\o /dev/null
 SELECT kessel.set_credential('shared-row', 'kessel_runtime', :'shared_row_runtime');
 SELECT kessel.set_credential('shared-row', 'crm_owner', :'shared_row_owner', purpose => 'owner');
 SELECT kessel.set_credential('shared-schema', 'kessel_runtime', :'shared_schema_runtime');
@@ -33,5 +32,4 @@ SELECT kessel.set_credential('byod', 'kessel_runtime', :'byod_runtime');
 SELECT kessel.set_credential('byod', 'crm_owner', :'byod_owner', purpose => 'owner');
 \o
 \set ECHO queries
-\echo
-SELECT name AS data_source, kessel.install_agent(name) AS agent FROM app.data_sources ORDER BY name;
+SELECT name AS data_source, kessel.install_agent(name) AS agent_version FROM app.data_sources ORDER BY name;

@@ -1,60 +1,78 @@
--- As crm_app, a member of kessel_service, in the infra database.
+-- As crm_app in the infra database.
+\echo '== 6. One prepared statement, six tenants, four databases =='
+\echo 'As crm_app, a member of kessel_service: an app''s backend, which may work for every tenant.'
+\echo
 SET plan_cache_mode = force_generic_plan;
-\echo
-\echo '== 7. One prepared statement, six tenants, four databases =='
-\echo
 PREPARE best_customer (date) AS
-SELECT a.name AS best_customer, a.city, count(*) AS invoices, sum(i.total) AS revenue, i.currency
+SELECT a.name, a.city, count(*) AS invoices, sum(i.total) AS revenue, i.currency
 FROM data.accounts AS a JOIN data.invoices AS i ON i.account_id = a.id
 WHERE i.issued_on >= $1
 GROUP BY a.id, a.name, a.city, i.currency
 ORDER BY revenue DESC LIMIT 1;
 
+\pset format unaligned
+\pset fieldsep ' | '
+\pset tuples_only on
 \echo
-\echo 'Alpine: rows of shared tables'
-\echo
+\echo '-- rows of shared tables'
 SET kessel.tenant = 'alpine';
 EXECUTE best_customer ('2026-01-01');
-\echo 'Baltic: the same tables, other rows'
 \echo
+\echo '-- the same tables, other rows'
 SET kessel.tenant = 'baltic';
 EXECUTE best_customer ('2026-01-01');
-\echo 'Castello: a schema of its own'
 \echo
+\echo '-- a schema of its own'
 SET kessel.tenant = 'castello';
 EXECUTE best_customer ('2026-01-01');
-\echo 'Dundee: another schema'
 \echo
+\echo '-- another schema'
 SET kessel.tenant = 'dundee';
 EXECUTE best_customer ('2026-01-01');
-\echo 'Ember: a database of its own'
 \echo
+\echo '-- a database of its own'
 SET kessel.tenant = 'ember';
 EXECUTE best_customer ('2026-01-01');
-\echo 'Fjord: the customer''s own database, TLS verify-full'
 \echo
+\echo '-- the customer''s own database, by TLS verify-full'
 SET kessel.tenant = 'fjord';
 EXECUTE best_customer ('2026-01-01');
-
+\pset tuples_only off
+\pset format aligned
+\echo
 \echo 'All six came from one plan, which names no tenant:'
 \echo
-SELECT name, generic_plans, custom_plans FROM pg_catalog.pg_prepared_statements;
-\echo
-\echo '== 8. A join with aggregates runs where the data is =='
+SELECT name, generic_plans, custom_plans FROM pg_prepared_statements;
+
+\set ECHO none
+SELECT generic_plans = 6 AND custom_plans = 0 AS as_expected FROM pg_catalog.pg_prepared_statements \gset
+\if :as_expected
+\else
+    DO $$ BEGIN RAISE 'six executions should have used the one generic plan'; END $$;
+\endif
+\set ECHO queries
+\echo '== 7. Joins and aggregates run where the data is =='
 \echo
 SET kessel.tenant = 'ember';
+\timing on
 SELECT a.industry, count(DISTINCT a.id) AS customers, count(*) AS invoices, sum(i.total) AS revenue
 FROM data.accounts AS a JOIN data.invoices AS i ON i.account_id = a.id
 WHERE i.issued_on >= '2026-01-01'
 GROUP BY a.industry ORDER BY revenue DESC;
-
+\timing off
+\pset format unaligned
+\pset tuples_only on
+\echo
 EXPLAIN (VERBOSE, COSTS OFF)
 SELECT a.industry, count(DISTINCT a.id) AS customers, count(*) AS invoices, sum(i.total) AS revenue
 FROM data.accounts AS a JOIN data.invoices AS i ON i.account_id = a.id
 WHERE i.issued_on >= '2026-01-01'
 GROUP BY a.industry ORDER BY revenue DESC;
+\pset tuples_only off
+\pset format aligned
+
 \echo
-\echo '== 9. A write, and its rollback =='
+\echo '== 8. A write, and its rollback =='
 \echo
 BEGIN;
 SET LOCAL kessel.tenant = 'fjord';
@@ -64,6 +82,5 @@ RETURNING company, status, source, score;
 UPDATE data.leads SET score = 95, status = 'qualified' WHERE email = 'ada@engines.example'
 RETURNING company, status, score;
 ROLLBACK;
-
 SET kessel.tenant = 'fjord';
-SELECT count(*) AS leads_left FROM data.leads WHERE email = 'ada@engines.example';
+SELECT count(*) AS left_over FROM data.leads WHERE email = 'ada@engines.example';

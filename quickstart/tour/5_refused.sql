@@ -1,10 +1,12 @@
 -- As crm_api, the way PostgREST connects: a weak login that becomes the role
 -- authenticated and passes on the claims of the user's token.
-\echo
-\echo '== 10. A user may work for the tenants she is a member of, and for no other =='
+\echo '== 9. Users work for the tenants that they are members of, and for no other =='
+\echo 'As crm_api, which becomes the role authenticated and passes on the claims of a user''s token, as PostgREST does.'
 \echo
 SET ROLE authenticated;
-SELECT set_config('request.jwt.claims', '{"sub": "5e1f0000-0000-4000-8000-00000000a11a"}', false) AS claims;
+\o /dev/null
+SELECT set_config('request.jwt.claims', '{"sub": "5e1f0000-0000-4000-8000-00000000a11a"}', false);
+\o
 SET kessel.tenant = 'alpine';
 SELECT count(*) AS accounts FROM data.accounts;
 SET kessel.tenant = 'baltic';
@@ -23,3 +25,4 @@ SELECT count(*) AS accounts FROM data.accounts;
 \set ON_ERROR_STOP on
 \set expected KR001
 \i :tour/expect.sql
+\echo
