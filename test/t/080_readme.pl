@@ -90,7 +90,7 @@ sub start_pool
         return if $k->run('SELECT 1', url => pool_url())->{state} eq '';
         select(undef, undef, undef, 0.1);
     }
-    BAIL_OUT("no PgBouncer: $log" . slurp_file("$dir/pgbouncer.log"));
+    die "no PgBouncer: $log" . slurp_file("$dir/pgbouncer.log");
 }
 
 END { local $?; stop_pool(); }
