@@ -32,13 +32,19 @@ quietly() {
     fi
 }
 
+# Sets $bin, the folder of the server's programs.
 build_and_install() {
+    if [ "${KESSEL_QUICKSTART_INSTALL:-yes}" = no ]; then
+        bin=$("$PG_CONFIG" --bindir)
+        return
+    fi
     # Ask for sudo's password now, not in the middle of the logged commands.
     if [ "$(id -u)" != 0 ] && [ -t 0 ] && command -v sudo >/dev/null && ! sudo -n true 2>/dev/null; then
         sudo -v || true
     fi
     say 'installing the packages that are missing (make deps)'
     if ! "$top/ci/deps" 2>&1 | tee -a "$log"; then
+        rm -f "$log"
         die 'not all packages are there'
     fi
     command -v "$PG_CONFIG" >/dev/null || die "there is no $PG_CONFIG" 'Name the one to build for: make quickstart PG_CONFIG=/path/to/pg_config'
@@ -235,6 +241,8 @@ END
 }
 
 trap '[ "$BASH_SUBSHELL" != 0 ] || printf "quickstart: line %s failed: %s\nquickstart: hint: Logs are %s and %s; make quickstart-stop removes what was started.\n" "$LINENO" "$BASH_COMMAND" "$dir/*/log" "${log:-}" >&2' ERR
+# Jobs in the background do not hear of Ctrl-C.
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -f "${log:-}"; exit 130' INT TERM
 check_settings
 log=$(mktemp -t kessel-quickstart.XXXXXX)
 build_and_install
