@@ -230,7 +230,7 @@ kr_rows_other_root_keys(const char *root_key_id)
 static uint64
 run(RowsQuery query, Datum *values, const bool *nulls, bool read_only)
 {
-	char		flags[MAX_ARGS];
+	char		flags[MAX_ARGS] = {0};
 
 	for (int i = 0; i < queries[query].nargs; i++)
 		flags[i] = nulls != NULL && nulls[i] ? 'n' : ' ';
