@@ -36,10 +36,13 @@ COPY data.accounts (id, name, amount) FROM stdin;
 21	birch 21	\N
 \.
 COPY (SELECT id, name, amount FROM data.accounts WHERE id >= 20 ORDER BY id) TO stdout;
+-- (how COPY names its line differs between versions)
+\set SHOW_CONTEXT never
 COPY data.accounts (id, name) FROM stdin;
 22	birch 22
 20	twice
 \.
+\set SHOW_CONTEXT errors
 SELECT count(*) FROM data.accounts WHERE id = 22;
 
 CREATE FUNCTION pg_temp.shout() RETURNS trigger LANGUAGE plpgsql AS
@@ -58,7 +61,6 @@ DELETE FROM data.accounts WHERE id > 5;
 TRUNCATE data.accounts;
 
 -- constraints of the data source speak with their own SQLSTATE
-\set VERBOSITY verbose
 \set SHOW_CONTEXT never
 DO $$
 BEGIN
