@@ -46,7 +46,7 @@ SELECT kessel.import_tables('schemas', 'a');
 GRANT USAGE ON SCHEMA data TO app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA data TO app;
 CREATE SERVER plain FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$schema->{port}', dbname '$schema->{db}');
-CREATE USER MAPPING FOR app SERVER plain OPTIONS (user '$schema->{runtime}', password '$schema->{password}');
+CREATE USER MAPPING FOR PUBLIC SERVER plain OPTIONS (user '$schema->{runtime}', password '$schema->{password}');
 CREATE SCHEMA plain;
 IMPORT FOREIGN SCHEMA a FROM SERVER plain INTO plain;
 GRANT USAGE ON SCHEMA plain TO app;

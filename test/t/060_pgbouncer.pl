@@ -17,7 +17,10 @@ IPC::Run::run([ 'pgbouncer', '--version' ], '>', \$version_text, '2>', \$no) or 
 my ($version) = $version_text =~ /PgBouncer 1\.(\d+)/;
 my $tracks = $version >= 20;
 
-my $k = KesselTest->new;
+# PgBouncer gives a client that names no tenant the value that the server
+# reports when a connection starts. Reported it is only if the library is loaded
+# by then: without that, such a client would keep its forerunner's tenant.
+my $k = KesselTest->new(conf => "session_preload_libraries = 'kessel_router'\n");
 $k->fleet;
 
 my $dir = PostgreSQL::Test::Utils::tempdir_short();
