@@ -146,7 +146,7 @@ fill_source() {
         owner_psql "$name" --single-transaction -v slug="$tenant" -c "$statements" \
             -f "$dir/sql/crm/profiles.sql" -f "$dir/sql/crm/rows.sql"
     done
-    owner_psql "$name" -c 'ANALYZE (SKIP_LOCKED)' 2>>"$log"
+    superuser_psql "$name" crm -c ANALYZE
 }
 
 fill_sources() {
@@ -208,7 +208,8 @@ END
 tour() {
     as_cluster_user env QUICKSTART_PSQL="$bin/psql" QUICKSTART_ADMIN="$(infra_url crm_admin)" \
         "$bin/psql" -X -q -e -v ON_ERROR_STOP=1 -v tour="$dir/sql/tour" -P footer=off "$1" <"$here/tour/$2" 2>&1 |
-        sed -u "s/^== .* ==\$/$bold&$plain/"
+        sed -u "s/^== .* ==\$/$bold&$plain/" ||
+        die "the tour broke off in $2" "Logs are $dir/*/log; make quickstart-stop removes what was started."
 }
 
 show() {
@@ -218,6 +219,7 @@ show() {
     tour "$(infra_url crm_app)" 4_queries.sql
     tour "$(infra_url crm_api)" 5_refused.sql
     tour "$(infra_url crm_app)" 6_suspended.sql
+    as_cluster_user rm "$dir/sql/tour/settings.sql"
 }
 
 closing_words() {
@@ -236,7 +238,8 @@ Go on with:
   SELECT name, city FROM data.accounts ORDER BY employees DESC LIMIT 5;
   \\d+ data.opportunities
 
-The administrator is crm_admin in the same place; quickstart/README.md says what else there is. Stop and remove it all with: make quickstart-stop
+The administrator is crm_admin in the same place; quickstart/README.md says what else there is.
+Stop and remove it all with: make quickstart-stop
 END
 }
 
