@@ -78,6 +78,10 @@ BEGIN
 
     -- Waits for an agent that is being installed, so that its fence knows this tenant.
     PERFORM FROM app.data_sources s WHERE s.id = source.id FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'data source "%" does not exist', source.name
+            USING ERRCODE = 'KR007', DETAIL = 'It was dropped a moment ago.', HINT = 'Choose another one.';
+    END IF;
     IF source.isolation = 'database' AND EXISTS (SELECT FROM app.tenants t WHERE t.data_source_id = source.id) THEN
         RAISE EXCEPTION 'data source "%" already belongs to tenant "%"', source.name,
                 (SELECT t.slug FROM app.tenants t WHERE t.data_source_id = source.id)

@@ -182,8 +182,11 @@ COMMENT ON FUNCTION kessel.drop_data_source(text) IS
 CREATE FUNCTION kessel.set_default_data_source(name text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    source_id uuid := (kessel._data_source(name)).id;
+    source_id uuid;
 BEGIN
+    -- One after the other: each must see what the one before has made the default.
+    LOCK TABLE app.data_sources IN SHARE ROW EXCLUSIVE MODE;
+    source_id := (kessel._data_source(name)).id;
     UPDATE app.data_sources s SET is_default = false WHERE s.is_default AND s.id <> source_id;
     UPDATE app.data_sources s SET is_default = true WHERE s.id = source_id AND NOT s.is_default;
 END

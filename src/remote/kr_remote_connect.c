@@ -2,8 +2,7 @@
  * kr_remote_connect.c
  *	  Opening one libpq connection to a data source.
  *
- * Non-blocking and interruptible, bounded by kessel.connect_timeout; only the
- * look-up of a host name is libpq's and blocks. The password is opened just
+ * Non-blocking and interruptible, bounded by kessel.connect_timeout. The password is opened just
  * before, handed to libpq and wiped here. libpq keeps a copy of its own for as
  * long as the connection lives.
  */
@@ -24,6 +23,7 @@
 #include "kr_error.h"
 #include "kr_guc.h"
 #include "kr_remote_internal.h"
+#include "kr_session.h"
 #include "kr_vault.h"
 
 /* user, password, encoding, application name, gssencmode, passfile, terminator */
@@ -72,7 +72,7 @@ check_source(const KrSource *source, const char *purpose)
 		refuse_local(source, "a unix socket");
 }
 
-/* The peer is on this machine and listens on this server's own port. */
+/* The peer is a unix socket, or is on this machine and listens on this server's own port. */
 bool
 kr_remote_leads_here(int fd)
 {
@@ -86,6 +86,8 @@ kr_remote_leads_here(int fd)
 		peer.ss_family != local.ss_family)
 		return false;
 
+	if (peer.ss_family == AF_UNIX)
+		return true;
 	if (peer.ss_family == AF_INET)
 	{
 		struct sockaddr_in *p = (struct sockaddr_in *) &peer;
@@ -119,12 +121,9 @@ connect_timed_out(const KrSource *source)
 
 /* Drive the connection to its end, good or bad. */
 static void
-finish_connecting(PGconn *pg, const KrSource *source)
+finish_connecting(PGconn *pg, const KrSource *source, TimestampTz deadline)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   kr_guc_connect_timeout * 1000L);
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
-	bool		peer_checked = source->allow_local;
 
 	if (PQstatus(pg) == CONNECTION_BAD)
 		kr_remote_raise_connect(pg, source);
@@ -151,13 +150,10 @@ finish_connecting(PGconn *pg, const KrSource *source)
 			continue;
 
 		status = PQconnectPoll(pg);
-		if (!peer_checked && status != PGRES_POLLING_FAILED &&
-			PQstatus(pg) != CONNECTION_STARTED)
-		{
-			if (kr_remote_leads_here(PQsocket(pg)))
-				refuse_local(source, "this very server");
-			peer_checked = true;
-		}
+		/* Each time: libpq may go on to another host or address. */
+		if (!source->allow_local && status != PGRES_POLLING_FAILED &&
+			PQstatus(pg) != CONNECTION_STARTED && kr_remote_leads_here(PQsocket(pg)))
+			refuse_local(source, "this very server");
 	}
 
 	if (source->password_required && !PQconnectionUsedPassword(pg))
@@ -238,14 +234,52 @@ kr_remote_start(const KrSource *source, const char *purpose)
 	return pg;
 }
 
+/*
+ * libpq looks names up without a bound. A name server that does not answer is
+ * found out here first, where the waiting is bounded and interruptible.
+ */
+static void
+check_names(const KrSource *source, TimestampTz deadline)
+{
+	const char *hosts = option(source, "host");
+	const char *reason = NULL;
+	char	   *rest;
+	char	   *host;
+
+	if (hosts == NULL || option(source, "hostaddr") != NULL ||
+		strspn(hosts, "0123456789.:") == strlen(hosts))
+		return;
+
+	rest = pstrdup(hosts);
+	while ((host = strsep(&rest, ",")) != NULL)
+	{
+		if (host[0] == '/' || host[0] == '@' || host[0] == '\0' ||
+			kr_remote_resolve(host, deadline, &reason) != NULL)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+			 errmsg("could not connect to data source \"%s\"", source->name),
+			 kr_session_is_admin() ?
+			 errdetail("No address is known for \"%s\": %s", hosts, reason) :
+			 errdetail_log("No address is known for \"%s\": %s", hosts, reason),
+			 errhint("kessel.test_data_source('%s') shows to an administrator how far it gets.",
+					 source->name)));
+}
+
 PGconn *
 kr_remote_connect(const KrSource *source, const char *purpose)
 {
-	PGconn	   *pg = kr_remote_start(source, purpose);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   kr_guc_connect_timeout * 1000L);
+	PGconn	   *pg;
 
+	check_source(source, purpose);
+	check_names(source, deadline);
+	pg = kr_remote_start(source, purpose);
 	PG_TRY();
 	{
-		finish_connecting(pg, source);
+		finish_connecting(pg, source, deadline);
 		PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
 	}
 	PG_CATCH();
