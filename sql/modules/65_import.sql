@@ -577,6 +577,6 @@ COMMENT ON FUNCTION kessel.import_tables(text, text, text, text[], text[]) IS
     'partitions only where limit_to names them. Where tenants'' tables live (the source''s option schema, else public, or with schema isolation the schema of any tenant) '
     'the schema is left to the tenant, elsewhere it is remote_schema. Enums and domains are mirrored. Run again, it brings them up to date. All or nothing. '
     'Rows: action (created, altered, unchanged, added column, altered column, dropped column, default left out, check left out, missing), object, detail. '
-    'A default left out is one that only the data source can evaluate, such as a sequence: give the column a value when inserting. '
+    'A default left out is one that only the data source can evaluate, such as a sequence: it does so where the column is NOT NULL and an INSERT gives it none, or NULL; another column then becomes NULL. '
     'What is made belongs to the caller, who needs USAGE on the server kessel_router and CREATE on the schema, or on the database where it is missing. '
     'Errors: KR007 unknown data source, 3F000 no such schema there, 42P01 no such table, 42704 unknown type or collation, 0A000 generated column, 42P07 or 42710 name taken. For kessel_admin';

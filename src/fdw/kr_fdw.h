@@ -72,6 +72,7 @@ extern const char *kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target,
 /* INSERT of all columns; *retrieved gets the attnums of RETURNING, if asked for. */
 extern char *kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
 							   List **targets, List **retrieved);
+extern char *kr_fdw_insert_defaults(const char *sql, const bool *use_default);
 
 /* ---------- kr_fdw_rows.c ---------- */
 

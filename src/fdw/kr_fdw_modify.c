@@ -25,6 +25,13 @@
 /* Rows of an INSERT in one trip. */
 #define BATCH_SIZE 500
 
+/* The INSERT with DEFAULT for some of its parameters. */
+typedef struct KrInsertVariant
+{
+	bool	   *use_default;	/* one for each parameter */
+	const char *sql;
+} KrInsertVariant;
+
 typedef struct KrModifyState
 {
 	KrFdwTarget target;
@@ -35,6 +42,8 @@ typedef struct KrModifyState
 	int			nparams;
 	FmgrInfo   *output;			/* one for each parameter */
 	bool		needs_settings;
+	bool	   *source_default; /* INSERT: NULL here means the source's own default; NULL: nowhere */
+	List	   *variants;		/* KrInsertVariant, as rows ask for them */
 	const char **values;
 	MemoryContext cxt;			/* of one row's parameters */
 	KrRowReader reader;			/* of RETURNING */
@@ -93,6 +102,12 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 		if (attr->attgenerated)
 			continue;
 		state->target_attrs = lappend_int(state->target_attrs, lfirst_int(cell));
+		if (operation == CMD_INSERT && attr->attnotnull && !attr->atthasdef)
+		{
+			if (state->source_default == NULL)
+				state->source_default = palloc0(list_length(targets) * sizeof(bool));
+			state->source_default[state->nparams] = true;
+		}
 		add_output(state, attr->atttypid);
 	}
 	if (has_returning)
@@ -179,23 +194,77 @@ collect_values(KrModifyState *state, TupleTableSlot *slot, TupleTableSlot *plan_
 	kr_transmission_end(nestlevel);
 }
 
+/*
+ * The statement for the row in state->values, from which parameters are taken
+ * away where it says DEFAULT. A column that may not be NULL and has no default
+ * here (a serial or an identity column, mostly) gets the data source's, as a
+ * column that the user has left out would there: NULL could only fail.
+ */
+static const char *
+row_statement(KrModifyState *state, EState *estate, int *nparams)
+{
+	bool	   *use_default = NULL;
+	KrInsertVariant *variant = NULL;
+	MemoryContext old;
+	ListCell   *cell;
+	int			left = 0;
+
+	*nparams = state->nparams;
+	if (state->source_default == NULL)
+		return state->sql;
+
+	for (int i = 0; i < state->nparams; i++)
+	{
+		if (!state->source_default[i] || state->values[i] != NULL)
+		{
+			state->values[left++] = state->values[i];
+			continue;
+		}
+		if (use_default == NULL)
+			use_default = MemoryContextAllocZero(state->cxt, state->nparams * sizeof(bool));
+		use_default[i] = true;
+	}
+	if (use_default == NULL)
+		return state->sql;
+
+	*nparams = left;
+	foreach(cell, state->variants)
+	{
+		variant = lfirst(cell);
+		if (memcmp(variant->use_default, use_default, state->nparams * sizeof(bool)) == 0)
+			return variant->sql;
+	}
+
+	old = MemoryContextSwitchTo(estate->es_query_cxt);
+	variant = palloc(sizeof(KrInsertVariant));
+	variant->use_default = palloc(state->nparams * sizeof(bool));
+	memcpy(variant->use_default, use_default, state->nparams * sizeof(bool));
+	variant->sql = kr_fdw_insert_defaults(state->sql, use_default);
+	state->variants = lappend(state->variants, variant);
+	MemoryContextSwitchTo(old);
+	return variant->sql;
+}
+
 static void
 queue_row(KrModifyState *state, EState *estate, TupleTableSlot *slot,
 		  TupleTableSlot *plan_slot)
 {
 	MemoryContext old;
+	const char *sql;
+	int			nparams;
 
 	MemoryContextReset(state->cxt);
 	old = MemoryContextSwitchTo(state->cxt);
 	collect_values(state, slot, plan_slot);
 	MemoryContextSwitchTo(old);
+	sql = row_statement(state, estate, &nparams);
 
 	if (state->stream.conn == NULL)
 		kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote),
 					   estate->es_query_cxt, false, NULL, NULL);
 	else
 		(void) kr_remote_lease(&state->target.remote);
-	kr_stream_queue(&state->stream, state->sql, state->nparams, state->values, true);
+	kr_stream_queue(&state->stream, sql, nparams, state->values, true);
 }
 
 /* Read the answer for one row; what RETURNING gives goes into slot. */

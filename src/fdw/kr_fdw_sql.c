@@ -193,3 +193,56 @@ kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
 		appendStringInfo(&sql, " RETURNING %s", columns.data);
 	return sql.data;
 }
+
+/* What follows "VALUES (" in an INSERT; names that could look like it are quoted. */
+static const char *
+values_list(const char *sql)
+{
+	const char *keyword = "VALUES (";
+	bool		quoted = false;
+
+	for (const char *at = sql; *at != '\0'; at++)
+	{
+		if (*at == '"')
+			quoted = !quoted;
+		else if (!quoted && strncmp(at, keyword, strlen(keyword)) == 0)
+			return at + strlen(keyword);
+	}
+	return NULL;
+}
+
+/*
+ * An INSERT with DEFAULT in place of those of its parameters that are marked;
+ * the others are numbered anew.
+ */
+char *
+kr_fdw_insert_defaults(const char *sql, const bool *use_default)
+{
+	const char *at = values_list(sql);
+	StringInfoData result;
+	int			param = 0;
+
+	if (at == NULL)
+		kr_fdw_layout_error("INSERT");
+	initStringInfo(&result);
+	appendBinaryStringInfo(&result, sql, at - sql);
+	while (*at != ')' && *at != '\0')
+	{
+		char	   *end;
+		long		number;
+
+		if (*at != '$')
+		{
+			appendStringInfoChar(&result, *at++);
+			continue;
+		}
+		number = strtol(at + 1, &end, 10);
+		at = end;
+		if (use_default[number - 1])
+			appendStringInfoString(&result, "DEFAULT");
+		else
+			appendStringInfo(&result, "$%d", ++param);
+	}
+	appendStringInfoString(&result, at);
+	return result.data;
+}

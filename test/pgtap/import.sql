@@ -209,6 +209,28 @@ SET ROLE import_admin;
 SELECT results_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', limit_to => '{branches}') $$, $$ VALUES ('created', 'table data.branches', NULL) $$, 'a composite type of the same name');
 RESET ROLE;
 
+---------- defaults that the source alone can evaluate ----------
+
+SELECT remote_script($$
+    CREATE TABLE crm.numbers (id bigserial PRIMARY KEY, "VALUES (" integer GENERATED ALWAYS AS IDENTITY, name text, mine integer DEFAULT crm.mine());
+    GRANT SELECT, INSERT ON crm.numbers TO import_runtime;
+    GRANT USAGE ON ALL SEQUENCES IN SCHEMA crm TO import_runtime $$) \g /dev/null
+SELECT kessel.import_tables('origin', 'crm', limit_to => '{numbers}') \g /dev/null
+SELECT kessel.create_tenant('numbers', data_source => 'origin') \g /dev/null
+SET kessel.tenant = 'numbers';
+INSERT INTO data.numbers (name) VALUES ('one');
+INSERT INTO data.numbers (id, name) VALUES (NULL, 'two'), (10, 'ten'), (NULL, NULL);
+PREPARE add (bigint, text) AS INSERT INTO data.numbers (id, name) VALUES ($1, $2) RETURNING id;
+EXECUTE add (20, 'twenty') \g /dev/null
+EXECUTE add (NULL, 'four') \g /dev/null
+COPY data.numbers (name) FROM stdin;
+five
+\.
+SELECT results_eq('SELECT * FROM data.numbers ORDER BY 2', $$ VALUES (1::bigint, 1, 'one', NULL::integer), (2, 2, 'two', NULL), (10, 3, 'ten', NULL), (3, 4, NULL, NULL),
+    (20, 5, 'twenty', NULL), (4, 6, 'four', NULL), (5, 7, 'five', NULL) $$, 'a column that must not be NULL gets the source''s default');
+SELECT throws_ok($$ INSERT INTO data.numbers ("VALUES (") VALUES (7) $$, '428C9', NULL, 'what is given is given');
+RESET kessel.tenant;
+
 ---------- in the way ----------
 
 CREATE SCHEMA busy;
