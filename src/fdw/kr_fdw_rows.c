@@ -188,6 +188,8 @@ conversion_context(void *arg)
 
 	if (reader->current < 0)
 		return;
+	if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
+		errhint("If the remote column has changed, bring the router tables up to date with kessel.import_tables().");
 	attnum = reader->attnums[reader->current];
 	if (reader->relname == NULL)
 		errcontext("column %d of the remote result", reader->current + 1);

@@ -83,14 +83,34 @@ claims_error(const char *detail)
 			 errhint("The claims are a JSON object with \"sub\" (a uuid) and, where kessel.tenant is not set, \"tenant_id\".")));
 }
 
+/* jsonb_in(), with an error that says what was being read, not what stood in it. */
+static Jsonb *
+claims_json(const char *text)
+{
+	volatile Datum json = (Datum) 0;
+
+	PG_TRY();
+	{
+		json = DirectFunctionCall1(jsonb_in, CStringGetDatum(text));
+	}
+	PG_CATCH();
+	{
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		claims_error("They are not JSON.");
+	}
+	PG_END_TRY();
+	return DatumGetJsonbP(json);
+}
+
 static void
 parse_claims(const char *text, ParsedClaims *parsed)
 {
-	Jsonb	   *json;
+	Jsonb	   *json = claims_json(text);
 	char	   *sub;
 	char	   *tenant;
 
-	json = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 	if (!JB_ROOT_IS_OBJECT(json))
 		claims_error("They are not a JSON object.");
 
@@ -125,12 +145,6 @@ parse_claims(const char *text, ParsedClaims *parsed)
 	}
 }
 
-static void
-claims_context(void *arg)
-{
-	errcontext("request.jwt.claims");
-}
-
 static const ParsedClaims *
 current_claims(void)
 {
@@ -148,12 +162,8 @@ current_claims(void)
 												   "kessel claims",
 												   ALLOCSET_SMALL_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(work);
-		ErrorContextCallback callback = {.callback = claims_context};
 
-		callback.previous = error_context_stack;
-		error_context_stack = &callback;
 		parse_claims(text, &parsed);
-		error_context_stack = callback.previous;
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(work);
 	}
