@@ -19,6 +19,7 @@
 #define KR_ERR_UNSAFE_SOURCE		MAKE_SQLSTATE('K', 'R', '0', '0', '6')	/* not safe for row isolation */
 #define KR_ERR_NO_DATA_SOURCE		MAKE_SQLSTATE('K', 'R', '0', '0', '7')
 #define KR_ERR_NO_AGENT				MAKE_SQLSTATE('K', 'R', '0', '0', '8')
+#define KR_ERR_CROSS_TENANT_WRITE	MAKE_SQLSTATE('K', 'R', '0', '0', '9')
 #define KR_ERR_VAULT_SEALED			MAKE_SQLSTATE('K', 'R', '0', '1', '0')	/* no root key, or the wrong one */
 #define KR_ERR_VAULT_CANNOT_OPEN	MAKE_SQLSTATE('K', 'R', '0', '1', '1')	/* altered, or destroyed key */
 

@@ -18,6 +18,7 @@
 #define KR_SLUG_MAX 63
 
 int			kr_guc_connect_timeout = 5;
+bool		kr_guc_cross_tenant_writes = false;
 char	   *kr_guc_root_key_command = NULL;
 char	   *kr_guc_root_key_file = NULL;
 int			kr_guc_root_key_timeout = 10;
@@ -40,6 +41,17 @@ kr_guc_init(void)
 							NULL,
 							NULL,
 							NULL);
+
+	DefineCustomBoolVariable("kessel.cross_tenant_writes",
+							 "Lets one transaction write for several tenants or in several data sources.",
+							 "They commit one after the other: if one fails, those before it stay committed.",
+							 &kr_guc_cross_tenant_writes,
+							 false,
+							 PGC_USERSET,
+							 0,
+							 NULL,
+							 NULL,
+							 NULL);
 
 	DefineCustomStringVariable("kessel.root_key_command",
 							   "Sets the shell command that prints the vault's root key.",
@@ -95,17 +107,20 @@ kr_guc_init(void)
  * pooler that carries the value from session to session compares without case
  * and drops what is long, so no other form is safe behind one.
  */
+bool
+kr_guc_is_tenant_name(const char *value)
+{
+	size_t		len = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-");
+
+	return value[len] == '\0' && len >= 1 && len <= KR_SLUG_MAX && value[0] != '-';
+}
+
 static bool
 check_tenant(char **newval, void **extra, GucSource source)
 {
 	const char *value = *newval;
-	size_t		len;
 
-	if (value == NULL || value[0] == '\0')
-		return true;
-
-	len = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-");
-	if (value[len] == '\0' && len <= KR_SLUG_MAX && value[0] != '-')
+	if (value == NULL || value[0] == '\0' || kr_guc_is_tenant_name(value))
 		return true;
 
 	GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);

@@ -6,10 +6,14 @@
 #define KR_GUC_H
 
 extern int	kr_guc_connect_timeout; /* seconds */
+extern bool kr_guc_cross_tenant_writes;
 extern char *kr_guc_root_key_command;
 extern char *kr_guc_root_key_file;
 extern int	kr_guc_root_key_timeout;	/* seconds */
 extern char *kr_guc_tenant;
+
+/* True for what can name a tenant, see kr_guc.c. */
+extern bool kr_guc_is_tenant_name(const char *value);
 
 extern void kr_guc_init(void);
 

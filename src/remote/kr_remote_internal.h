@@ -71,7 +71,8 @@ struct KrConn
 	char	   *enter;
 	int64		epoch;
 	int			depth;			/* remote nesting level; 0: no transaction */
-	bool		wrote;			/* the local commit must wait */
+	bool		await_commit;	/* the local commit waits for the remote one */
+	int			wrote_depth;	/* the outermost level that has written; 0: none */
 	bool		failed;			/* the server has raised an error and skips to the sync */
 	bool		committing;		/* a COMMIT that matters is unanswered */
 	bool		broken;			/* lost or out of step: of no more use */
@@ -98,6 +99,9 @@ extern void kr_remote_disconnect(PGconn *pg);
 /* kr_remote_resolve.c */
 extern char *kr_remote_resolve(const char *host, TimestampTz deadline,
 							   const char **reason);
+
+/* kr_remote_xact.c: something is about to be written; KR009 where it may not be */
+extern void kr_conn_note_write(KrConn *conn);
 
 /* kr_remote_pipeline.c */
 extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,

@@ -571,12 +571,13 @@ kr_stream_queue(KrStream *stream, const char *sql, int nparams,
 		conn->reader->park(conn->reader);
 	Assert(conn->reader == NULL || conn->reader == stream);
 
+	if (writes)
+		kr_conn_note_write(conn);
 	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values);
 	entry->stream = stream;
 	entry->sql = sql;
 	stream->pending++;
 	conn->reader = stream;
-	conn->wrote |= writes;
 }
 
 void

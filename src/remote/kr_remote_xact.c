@@ -9,7 +9,8 @@
  * last sent something.
  *
  * Before the local commit every remote transaction gets its COMMIT at once;
- * only the answers of those that wrote are waited for. The answer of one that
+ * only the answers of those that wrote are waited for, and by default only one
+ * may have written. The answer of one that
  * only read stands in the connection's queue until it is used again. In an
  * abort nothing is raised, and each connection gets KR_CLEANUP_TIMEOUT_MS to
  * come back into step; one that does not is closed.
@@ -23,6 +24,8 @@
 #include "utils/memutils.h"
 
 #include "kr_compat.h"
+#include "kr_error.h"
+#include "kr_guc.h"
 #include "kr_remote_internal.h"
 
 /* Idle connections that a backend keeps; the least recently used goes first. */
@@ -160,6 +163,14 @@ find_idle(const KrSource *source)
 	return NULL;
 }
 
+static const char *
+describe_lease(const KrConn *conn)
+{
+	return conn->tenant[0] != '\0' ?
+		psprintf("for tenant \"%s\"", conn->tenant) :
+		psprintf("in data source \"%s\"", conn->source_name);
+}
+
 static void
 lease(KrConn *conn, const KrTarget *target)
 {
@@ -171,7 +182,8 @@ lease(KrConn *conn, const KrTarget *target)
 	strlcpy(conn->tenant, target->tenant ? target->tenant : "", sizeof(conn->tenant));
 	conn->last_used = GetCurrentTransactionStartTimestamp();
 	conn->leased = true;
-	conn->wrote = false;
+	conn->await_commit = false;
+	conn->wrote_depth = 0;
 	conn->depth = 0;
 }
 
@@ -207,7 +219,7 @@ queue_begin(KrConn *conn)
 		kr_conn_command(conn, start_transaction_sql(), 0, NULL);
 		conn->depth = 1;
 		/* A serializable reader may learn only at COMMIT that it must not be. */
-		conn->wrote = IsolationIsSerializable();
+		conn->await_commit = IsolationIsSerializable();
 		if (conn->enter != NULL)
 		{
 			char		epoch[MAXINT8LEN + 1];
@@ -243,6 +255,35 @@ kr_remote_lease(const KrTarget *target)
 	}
 	queue_begin(conn);
 	return conn;
+}
+
+/*
+ * Two databases could not commit together, so by default only one is written
+ * in a transaction. What a savepoint has undone does not count.
+ */
+void
+kr_conn_note_write(KrConn *conn)
+{
+	dlist_iter	iter;
+
+	conn->await_commit = true;
+	if (conn->wrote_depth > 0)
+		return;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *other = dlist_container(KrConn, node, iter.cur);
+
+		if (other != conn && other->leased && other->wrote_depth > 0 &&
+			!kr_guc_cross_tenant_writes)
+			ereport(ERROR,
+					(errcode(KR_ERR_CROSS_TENANT_WRITE),
+					 errmsg("cannot write for two tenants in one transaction"),
+					 errdetail("This transaction has written %s already; the two could not be committed together.",
+							   describe_lease(other)),
+					 errhint("Use a transaction for each, or set kessel.cross_tenant_writes to accept that one may be committed without the other.")));
+	}
+	conn->wrote_depth = conn->depth;
 }
 
 /* ---------- end of transactions ---------- */
@@ -281,14 +322,14 @@ send_commit(KrConn *conn)
 {
 	if (conn->broken)
 	{
-		if (conn->wrote)
+		if (conn->await_commit)
 			kr_remote_raise_lost(conn->pg, conn->source_name);
 		conn->depth = 0;
 		return false;
 	}
 	if (conn->reader != NULL)
 		kr_stream_abandon(conn->reader);
-	if (!conn->wrote && kr_conn_query_is_pending(conn) &&
+	if (!conn->await_commit && kr_conn_query_is_pending(conn) &&
 		!kr_conn_take_arrived(conn))
 	{
 		/* Rows that nobody wants are still coming: stop the query instead. */
@@ -298,9 +339,9 @@ send_commit(KrConn *conn)
 	kr_conn_command(conn, "COMMIT", 0, NULL);
 	kr_conn_sync(conn);
 	kr_conn_flush(conn);
-	if (!conn->wrote)
+	if (!conn->await_commit)
 		conn->depth = 0;
-	return conn->wrote;
+	return conn->await_commit;
 }
 
 static void
@@ -415,6 +456,7 @@ release_savepoint(KrConn *conn)
 	snprintf(sql, sizeof(sql), "RELEASE SAVEPOINT s%d", conn->depth);
 	kr_conn_command(conn, sql, 0, NULL);
 	conn->depth--;
+	conn->wrote_depth = Min(conn->wrote_depth, conn->depth);
 }
 
 static void
@@ -429,6 +471,8 @@ roll_back_to_savepoint(KrConn *conn)
 	snprintf(sql, sizeof(sql), "RELEASE SAVEPOINT s%d", conn->depth);
 	if (!kr_conn_command_quietly(conn, sql))
 		conn->broken = true;
+	if (conn->wrote_depth >= conn->depth)
+		conn->wrote_depth = 0;
 	conn->depth--;
 }
 

@@ -35,16 +35,6 @@ typedef struct ParsedClaims
 static ParsedClaims claims;
 
 bool
-kr_session_valid_tenant_name(const char *text)
-{
-	size_t		len = strlen(text);
-
-	if (len < 1 || len > 63 || text[0] == '-')
-		return false;
-	return strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
-}
-
-bool
 kr_session_parse_uuid(const char *text, pg_uuid_t *uuid)
 {
 	if (strlen(text) != 36)
@@ -139,7 +129,7 @@ parse_claims(const char *text, ParsedClaims *parsed)
 	}
 	if (tenant != NULL && tenant[0] != '\0')
 	{
-		if (!kr_session_valid_tenant_name(tenant))
+		if (!kr_guc_is_tenant_name(tenant))
 			claims_error("\"tenant_id\" is neither a slug nor a lowercase uuid.");
 		strlcpy(parsed->tenant, tenant, sizeof(parsed->tenant));
 	}

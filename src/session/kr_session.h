@@ -31,9 +31,6 @@ extern bool kr_session_enters_any_tenant(void);
 /* True for superusers and members of kessel_admin. */
 extern bool kr_session_is_admin(void);
 
-/* True where text may name a tenant: [a-z0-9][a-z0-9-]{0,62}. */
-extern bool kr_session_valid_tenant_name(const char *text);
-
 /* True where text is a uuid in its canonical lowercase form; fills *uuid. */
 extern bool kr_session_parse_uuid(const char *text, pg_uuid_t *uuid);
 

@@ -87,3 +87,36 @@ BEGIN;
 SELECT count(*) FROM data.accounts;
 PREPARE TRANSACTION 'no';
 SELECT count(*) FROM data.accounts;
+
+-- writing for two tenants is refused, reading is not
+BEGIN;
+UPDATE data.accounts SET amount = amount WHERE id = 1;
+SELECT kessel.use_tenant('alder') IS NOT NULL AS alder;
+SELECT count(*) FROM data.accounts;
+SAVEPOINT a;
+UPDATE data.accounts SET amount = amount WHERE id = 1;
+ROLLBACK TO a;
+SELECT count(*) FROM data.accounts;
+COMMIT;
+-- what a savepoint has undone does not count; what it has kept does
+SET kessel.tenant = 'ember';
+BEGIN;
+SAVEPOINT a;
+UPDATE data.accounts SET amount = amount WHERE id = 1;
+ROLLBACK TO a;
+SET LOCAL kessel.tenant = 'birch';
+SAVEPOINT b;
+UPDATE data.accounts SET amount = amount WHERE id = 1;
+RELEASE b;
+SET LOCAL kessel.tenant = 'alder';
+INSERT INTO data.accounts (id, name) VALUES (8000, 'refused');
+ROLLBACK;
+BEGIN;
+SET LOCAL kessel.cross_tenant_writes = on;
+INSERT INTO data.accounts (id, name) VALUES (8000, 'both');
+SET LOCAL kessel.tenant = 'alder';
+INSERT INTO data.accounts (id, name) VALUES (8000, 'both');
+COMMIT;
+DELETE FROM data.accounts WHERE id = 8000 RETURNING name;
+SET kessel.tenant = 'alder';
+DELETE FROM data.accounts WHERE id = 8000 RETURNING name;

@@ -82,7 +82,7 @@ SQL
     ok_run($s->run('SELECT generic_plans, custom_plans FROM pg_prepared_statements'), '12|0', 'by one generic plan');
 
     # Several tenants in one transaction: each has its own remote transaction.
-    $s->run('BEGIN');
+    $s->run('BEGIN; SET LOCAL kessel.cross_tenant_writes = on');
     foreach my $tenant ($k->tenants)
     {
         $s->run("SET LOCAL kessel.tenant = '$tenant'; INSERT INTO data.accounts (id, name) VALUES (200, 'together')");
