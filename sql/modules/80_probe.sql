@@ -56,6 +56,22 @@ BEGIN
         ms := kessel._ms_since(started); RETURN NEXT;
     END IF;
 
+    -- Rows that the source has sorted may be merged here with rows sorted here.
+    "check" := 'collation'; started := pg_catalog.clock_timestamp();
+    DECLARE
+        here text := (SELECT d.datcollate FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database());
+        there text;
+    BEGIN
+        SELECT r[1] INTO there
+        FROM kessel._remote_query(source.id, 'runtime', 'SELECT datcollate FROM pg_database WHERE datname = current_database()') r;
+        ok := here = there;
+        detail := CASE WHEN ok THEN there || ', as here'
+                       ELSE pg_catalog.format('%s there and %s here: text that is sorted there may be out of order here, and a join on it may lose rows', there, here) END;
+    EXCEPTION WHEN OTHERS THEN
+        ok := false; detail := SQLERRM;
+    END;
+    ms := kessel._ms_since(started); RETURN NEXT;
+
     "check" := 'agent'; started := pg_catalog.clock_timestamp();
     BEGIN
         SELECT r[1], r[2]::boolean INTO found_version, ok FROM kessel._remote_query(source.id, 'runtime', $query$
@@ -109,6 +125,6 @@ $$;
 REVOKE ALL ON FUNCTION kessel.test_data_source(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel.test_data_source(text) TO kessel_admin;
 COMMENT ON FUNCTION kessel.test_data_source(text) IS
-    'How far one gets with a data source: name resolution, TCP, TLS, authentication, server version, round trip, owner credential, agent, role safety, row security. '
+    'How far one gets with a data source: name resolution, TCP, TLS, authentication, server version, round trip, owner credential, collation, agent, role safety, row security. '
     'ms: milliseconds that the step took, NULL where it takes none. What fails is a row with ok = false, and what depends on it is left out; the connection takes at most kessel.connect_timeout. '
     'Raises KR007 for an unknown data source. For kessel_admin';
