@@ -26,6 +26,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+# The superuser of every cluster, whatever we ourselves are called. (Test::Utils
+# has emptied the environment of such settings when it was loaded.)
+$ENV{PGUSER} = 'postgres';
+
 our @EXPORT = qw(like_error ok_run PASSWORD_MARK);
 
 use constant PASSWORD_MARK => 'kr-marked-pw';
