@@ -10,6 +10,7 @@
  * kr_fdw_scan.c      SELECT
  * kr_fdw_direct.c    UPDATE and DELETE that run as a whole in the data source
  * kr_fdw_modify.c    INSERT, UPDATE and DELETE row by row, COPY FROM
+ * kr_fdw_truncate.c  TRUNCATE
  * kr_fdw_explain.c   the route in EXPLAIN
  */
 #ifndef KR_FDW_H
@@ -68,6 +69,8 @@ extern bool kr_fdw_is_undecided(Oid serverid);
 /* A deparsed statement on these tables (OIDs), made fit for the target. */
 extern const char *kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target,
 									List *relids);
+
+extern void kr_fdw_append_table_name(StringInfo buf, Relation rel);
 
 /* INSERT of all columns; *retrieved gets the attnums of RETURNING, if asked for. */
 extern char *kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
@@ -164,6 +167,8 @@ extern TupleTableSlot *kr_exec_delete(EState *estate, ResultRelInfo *relinfo,
 									  TupleTableSlot *slot, TupleTableSlot *plan_slot);
 extern void kr_end_modify(EState *estate, ResultRelInfo *relinfo);
 extern void kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo);
+
+extern void kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs);
 
 extern void kr_explain_route(Oid serverid, ExplainState *es);
 

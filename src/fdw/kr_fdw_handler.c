@@ -157,6 +157,7 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	routine->EndForeignModify = kr_end_modify;
 	routine->BeginForeignInsert = kr_begin_insert;
 	routine->EndForeignInsert = kr_end_modify;
+	routine->ExecForeignTruncate = kr_exec_truncate;
 
 	/* EXPLAIN */
 	routine->ExplainForeignScan = explain_scan;

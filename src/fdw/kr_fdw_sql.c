@@ -132,8 +132,9 @@ column_name(Relation rel, int attnum)
 							NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname));
 }
 
-static void
-append_table_name(StringInfo buf, Relation rel)
+/* A table's name in the data source, with the marker where the tenant's schema goes. */
+void
+kr_fdw_append_table_name(StringInfo buf, Relation rel)
 {
 	List	   *options = GetForeignTable(RelationGetRelid(rel))->options;
 	const char *schema = option(options, "schema_name");
@@ -182,7 +183,7 @@ kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
 	}
 
 	appendStringInfoString(&sql, "INSERT INTO ");
-	append_table_name(&sql, rel);
+	kr_fdw_append_table_name(&sql, rel);
 	if (columns.len > 0)
 		appendStringInfo(&sql, "(%s) VALUES (%s)", columns.data, values.data);
 	else

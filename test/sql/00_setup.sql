@@ -35,7 +35,7 @@ INSERT INTO t_cedar.contacts SELECT i, i % 6 + 1, 'c' || i || '@cedar.example' F
 INSERT INTO "t-Dune".accounts SELECT i, 'dune ' || i, i * 4, date '2026-01-01' + i FROM generate_series(1, 7) i;
 INSERT INTO "t-Dune".contacts SELECT i, i % 7 + 1, 'c' || i || '@dune.example' FROM generate_series(1, 14) i;
 GRANT USAGE ON SCHEMA t_cedar, "t-Dune" TO regress_runtime;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA t_cedar, "t-Dune" TO regress_runtime;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA t_cedar, "t-Dune" TO regress_runtime;
 
 -- a database for one
 \c regress_database regress_owner

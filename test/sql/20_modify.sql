@@ -58,7 +58,24 @@ INSERT INTO pg_temp.small (id, name, amount) VALUES (32, 'big', 500);
 UPDATE pg_temp.small SET amount = 500 WHERE id = 31;
 SELECT id, amount FROM data.accounts WHERE id IN (31, 32);
 DELETE FROM data.accounts WHERE id > 5;
+
+-- TRUNCATE, but not of what tenants share
 TRUNCATE data.accounts;
+SET kessel.tenant = 'cedar';
+BEGIN;
+TRUNCATE data.accounts;
+ROLLBACK;
+BEGIN;
+ALTER FOREIGN TABLE data.contacts OPTIONS (ADD truncatable 'false');
+TRUNCATE data.contacts;
+ROLLBACK;
+BEGIN;
+TRUNCATE data.accounts, data.contacts RESTART IDENTITY CASCADE;
+SELECT (SELECT count(*) FROM data.accounts) + (SELECT count(*) FROM data.contacts) AS left_over;
+ROLLBACK;
+SELECT count(*) FROM data.accounts;
+SET kessel.tenant = 'birch';
+
 
 -- constraints of the data source speak with their own SQLSTATE
 \set SHOW_CONTEXT never
