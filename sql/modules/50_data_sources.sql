@@ -147,7 +147,7 @@ BEGIN
     END IF;
     IF isolation <> old.isolation AND EXISTS (SELECT FROM app.tenants t WHERE t.data_source_id = old.id) THEN
         RAISE EXCEPTION 'isolation of data source "%" cannot be changed', name
-            USING ERRCODE = 'object_in_use', DETAIL = 'It has tenants.', HINT = 'Create another data source and move them there.';
+            USING ERRCODE = 'object_in_use', DETAIL = 'It has tenants.', HINT = 'Create another data source for tenants that are to be kept apart in another way.';
     END IF;
     UPDATE app.data_sources s
     SET name = coalesce(new_name, s.name), conninfo = coalesce(conninfo, s.conninfo), region = coalesce(region, s.region),
@@ -169,7 +169,7 @@ BEGIN
         RAISE EXCEPTION 'data source "%" has tenants', old.name
             USING ERRCODE = 'object_in_use',
                   DETAIL = (SELECT format('%s, such as "%s".', count(*), min(t.slug)) FROM app.tenants t WHERE t.data_source_id = old.id),
-                  HINT = 'Move or drop them first.';
+                  HINT = 'Drop them first.';
     END IF;
     secrets := ARRAY(SELECT c.secret_id FROM app.data_source_credentials c WHERE c.data_source_id = old.id AND c.secret_id IS NOT NULL);
     DELETE FROM app.data_sources s WHERE s.id = old.id;

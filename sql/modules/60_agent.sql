@@ -184,11 +184,20 @@ BEGIN
     runtime := (SELECT r[1] FROM kessel._remote_query(source_id, 'runtime', 'SELECT session_user') r);
     owner := (SELECT r[1] FROM kessel._remote_query(source_id, 'owner', 'SELECT current_user') r);
 
-    PERFORM kessel._remote_exec(source_id, 'owner', kessel._agent_script()
-        || CASE WHEN runtime <> owner THEN pg_catalog.format(
-            'GRANT USAGE ON SCHEMA kessel_agent TO %1$I;
-             GRANT EXECUTE ON FUNCTION kessel_agent.version(), kessel_agent.enter(text, bigint), kessel_agent.tenant_id() TO %1$I;',
-            runtime) ELSE '' END);
+    BEGIN
+        PERFORM kessel._remote_exec(source_id, 'owner', kessel._agent_script()
+            || CASE WHEN runtime <> owner THEN pg_catalog.format(
+                'GRANT USAGE ON SCHEMA kessel_agent TO %1$I;
+                 GRANT EXECUTE ON FUNCTION kessel_agent.version(), kessel_agent.enter(text, bigint), kessel_agent.tenant_id() TO %1$I;',
+                runtime) ELSE '' END);
+    EXCEPTION WHEN insufficient_privilege THEN
+        IF EXISTS (SELECT FROM app.data_source_credentials c WHERE c.data_source_id = source_id AND c.purpose = 'owner') THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'the runtime role may not install the agent'
+            USING ERRCODE = 'insufficient_privilege', DETAIL = SQLERRM,
+                  HINT = pg_catalog.format('Name one that may: SELECT kessel.set_credential(%L, ''...'', ''...'', purpose => ''owner'').', data_source);
+    END;
 
     PERFORM kessel._raise_fence(source_id, pg_catalog.array_agg(t.tenant_id_in_data_source), pg_catalog.array_agg(t.route_epoch))
     FROM app.tenants t WHERE t.data_source_id = source_id HAVING pg_catalog.count(*) > 0;
@@ -205,12 +214,9 @@ COMMENT ON FUNCTION kessel.install_agent(text) IS
 
 -- As the runtime role sees itself: every role it can become, what those own,
 -- and everything it can touch. Written for PostgreSQL 12 and later.
-CREATE FUNCTION kessel._row_safety(data_source_id uuid) RETURNS SETOF text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    shared text := coalesce((SELECT s.options -> 'shared_tables' FROM app.data_sources s WHERE s.id = data_source_id), '[]')::text;
-BEGIN
-    RETURN QUERY SELECT r[1] FROM kessel._remote_query(data_source_id, 'runtime', $query$
+CREATE FUNCTION kessel._row_safety_query() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN $query$
 WITH me AS MATERIALIZED (
     SELECT r.*,
            CASE WHEN r.rolname = session_user THEN format('role "%s"', r.rolname)
@@ -285,7 +291,15 @@ WITH me AS MATERIALIZED (
                      CASE relkind WHEN 'm' THEN 'materialized view' ELSE 'foreign table' END, name)
     FROM exposed WHERE relkind IN ('m', 'f')
 )
-SELECT reason FROM reasons ORDER BY n, reason$query$, ARRAY[shared]) r;
+SELECT reason FROM reasons ORDER BY n, reason$query$;
+REVOKE ALL ON FUNCTION kessel._row_safety_query() FROM PUBLIC;
+
+CREATE FUNCTION kessel._row_safety(data_source_id uuid) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    shared text := coalesce((SELECT s.options -> 'shared_tables' FROM app.data_sources s WHERE s.id = data_source_id), '[]')::text;
+BEGIN
+    RETURN QUERY SELECT r[1] FROM kessel._remote_query(data_source_id, 'runtime', kessel._row_safety_query(), ARRAY[shared]) r;
 END
 $$;
 REVOKE ALL ON FUNCTION kessel._row_safety(uuid) FROM PUBLIC;

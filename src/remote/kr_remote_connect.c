@@ -26,8 +26,8 @@
 #include "kr_session.h"
 #include "kr_vault.h"
 
-/* user, password, encoding, application name, gssencmode, passfile, terminator */
-#define FIXED_OPTIONS 7
+/* Those that are set below, and the terminator. */
+#define FIXED_OPTIONS 10
 
 static const char *
 option(const KrSource *source, const char *keyword)
@@ -190,6 +190,15 @@ kr_remote_start(const KrSource *source, const char *purpose)
 	values[n++] = "kessel_router";
 	keywords[n] = "gssencmode";
 	values[n++] = "disable";
+	/* A peer that is gone without a word is noticed within a minute. */
+	keywords[n] = "keepalives_idle";
+	values[n++] = "30";
+	keywords[n] = "keepalives_interval";
+	values[n++] = "10";
+	keywords[n] = "keepalives_count";
+	values[n++] = "3";
+	keywords[n] = "tcp_user_timeout";
+	values[n++] = "60000";
 	for (int i = 0; i < source->noptions; i++)
 	{
 		keywords[n] = source->keywords[i];

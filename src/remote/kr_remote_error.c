@@ -54,7 +54,7 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 
 	if (hint == NULL && tenant != NULL &&
 		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
-		hint = "If the remote table has changed, bring the router tables up to date with kessel.import_tables().";
+		hint = "Migrate this data source or, if it is ahead of the router tables, bring them up to date from it with kessel.import_tables().";
 
 	ereport(ERROR,
 			(errcode(sqlstate_of(sqlstate)),

@@ -16,7 +16,7 @@
 #include "kr_remote.h"
 
 /* How long cleaning up after an error may take, for each connection. */
-#define KR_CLEANUP_TIMEOUT_MS 5000
+#define KR_CLEANUP_TIMEOUT_MS 2000
 
 typedef enum KrPendingKind
 {
@@ -76,6 +76,7 @@ struct KrConn
 	bool		failed;			/* the server has raised an error and skips to the sync */
 	bool		committing;		/* a COMMIT that matters is unanswered */
 	bool		broken;			/* lost or out of step: of no more use */
+	bool		unwanted;		/* to be closed when the transaction ends */
 
 	/* what is under way */
 	KrPending  *pending;		/* ring buffer */
@@ -100,7 +101,11 @@ extern void kr_remote_disconnect(PGconn *pg);
 extern char *kr_remote_resolve(const char *host, TimestampTz deadline,
 							   const char **reason);
 
-/* kr_remote_xact.c: something is about to be written; KR009 where it may not be */
+/* kr_remote_xact.c */
+extern dlist_head *kr_conn_list(void);
+extern void kr_conn_destroy(KrConn *conn);
+
+/* Something is about to be written; KR009 where it may not be. */
 extern void kr_conn_note_write(KrConn *conn);
 
 /* kr_remote_pipeline.c */

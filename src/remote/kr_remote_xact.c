@@ -33,10 +33,16 @@
 
 static dlist_head connections = DLIST_STATIC_INIT(connections);
 
+dlist_head *
+kr_conn_list(void)
+{
+	return &connections;
+}
+
 /* ---------- making and closing ---------- */
 
-static void
-destroy(KrConn *conn)
+void
+kr_conn_destroy(KrConn *conn)
 {
 	if (conn->reader != NULL)
 		kr_stream_abandon(conn->reader);
@@ -156,7 +162,7 @@ find_idle(const KrSource *source)
 			continue;
 		(void) kr_conn_take_arrived(conn);
 		if (conn->broken || conn->stamp != source->stamp)
-			destroy(conn);
+			kr_conn_destroy(conn);
 		else
 			return conn;
 	}
@@ -188,6 +194,9 @@ lease(KrConn *conn, const KrTarget *target)
 }
 
 /*
+ * The local isolation level is passed on. (postgres_fdw always takes REPEATABLE
+ * READ, so that the scans of one statement agree; the price would be a
+ * serialization failure for every two transactions that update the same row.)
  * READ ONLY goes along only at the outermost level: inside a savepoint it may be
  * what that savepoint alone asked for.
  */
@@ -204,9 +213,13 @@ start_transaction_sql(void)
 				"START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY";
 		return "START TRANSACTION ISOLATION LEVEL SERIALIZABLE";
 	}
+	if (IsolationUsesXactSnapshot())
+		return read_only ?
+			"START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY" :
+			"START TRANSACTION ISOLATION LEVEL REPEATABLE READ";
 	return read_only ?
-		"START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY" :
-		"START TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+		"START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY" :
+		"START TRANSACTION ISOLATION LEVEL READ COMMITTED";
 }
 
 static void
@@ -400,9 +413,9 @@ tidy_up(void)
 		conn->leased = false;
 		conn->depth = 0;
 		conn->committing = false;
-		if (conn->broken)
+		if (conn->broken || conn->unwanted)
 		{
-			destroy(conn);
+			kr_conn_destroy(conn);
 			continue;
 		}
 		idle++;
@@ -410,7 +423,7 @@ tidy_up(void)
 			oldest = conn;
 	}
 	if (idle > MAX_IDLE_CONNECTIONS)
-		destroy(oldest);
+		kr_conn_destroy(oldest);
 }
 
 static void

@@ -29,6 +29,8 @@ DELETE FROM data.contacts c USING data.accounts a WHERE a.id = c.account_id AND 
 WITH gone AS (DELETE FROM data.accounts WHERE id = 13 RETURNING id, name)
 INSERT INTO data.accounts (id, name) SELECT id + 1, name FROM gone RETURNING *;
 SELECT id FROM data.accounts WHERE id > 9 ORDER BY id FOR UPDATE;
+SELECT id FROM data.accounts WHERE id > 9 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED;
+SELECT a.id FROM data.accounts a JOIN data.contacts c ON c.account_id = a.id FOR SHARE OF a NOWAIT;
 
 -- COPY, local triggers, generated columns, views with check option
 COPY data.accounts (id, name, amount) FROM stdin;

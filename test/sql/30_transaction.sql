@@ -120,3 +120,18 @@ COMMIT;
 DELETE FROM data.accounts WHERE id = 8000 RETURNING name;
 SET kessel.tenant = 'alder';
 DELETE FROM data.accounts WHERE id = 8000 RETURNING name;
+
+-- the connections of this session
+SELECT kessel.disconnect() > 0 AS closed;
+SELECT count(*) FROM kessel.connections;
+BEGIN;
+UPDATE data.accounts SET amount = amount WHERE id = 1;
+SET LOCAL kessel.tenant = 'ember';
+SELECT count(*) FROM data.accounts;
+SELECT data_source, tenant, in_transaction, has_written, server_version / 10000 = current_setting('server_version_num')::int / 10000 AS this_version
+FROM kessel.connections ORDER BY data_source;
+SELECT kessel.disconnect('database');
+SELECT count(*) FROM data.accounts;
+COMMIT;
+SELECT data_source, tenant, in_transaction, has_written FROM kessel.connections;
+SELECT kessel.disconnect('nowhere');

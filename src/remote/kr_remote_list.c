@@ -1,0 +1,79 @@
+/*
+ * kr_remote_list.c
+ *	  SQL functions about this backend's connections.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "utils/uuid.h"
+
+#include "kr_remote_internal.h"
+
+PG_FUNCTION_INFO_V1(kr_connections);
+PG_FUNCTION_INFO_V1(kr_disconnect);
+
+static Datum
+text_or_null(const char *text, bool *isnull)
+{
+	*isnull = text[0] == '\0';
+	return *isnull ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/*
+ * kessel._connections(): data_source, tenant, in_transaction, has_written,
+ * remote_pid, server_version, prepared_statements, last_used
+ */
+Datum
+kr_connections(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	dlist_iter	iter;
+
+	InitMaterializedSRF(fcinfo, 0);
+	dlist_foreach(iter, kr_conn_list())
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+		Datum		values[8];
+		bool		nulls[8] = {false};
+
+		values[0] = CStringGetTextDatum(conn->source_name);
+		values[1] = text_or_null(conn->leased ? conn->tenant : "", &nulls[1]);
+		values[2] = BoolGetDatum(conn->leased && conn->depth > 0);
+		values[3] = BoolGetDatum(conn->leased && conn->wrote_depth > 0);
+		values[4] = Int32GetDatum(PQbackendPID(conn->pg));
+		values[5] = Int32GetDatum(PQserverVersion(conn->pg));
+		values[6] = Int32GetDatum(conn->nstatements);
+		values[7] = TimestampTzGetDatum(conn->last_used);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* kessel.disconnect(data_source text) returns integer */
+Datum
+kr_disconnect(PG_FUNCTION_ARGS)
+{
+	const KrSource *source = PG_ARGISNULL(0) ? NULL :
+		kr_source_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	dlist_mutable_iter iter;
+	int			count = 0;
+
+	dlist_foreach_modify(iter, kr_conn_list())
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (source != NULL &&
+			memcmp(&conn->source_id, &source->id, sizeof(pg_uuid_t)) != 0)
+			continue;
+		count++;
+		if (conn->leased)
+			conn->unwanted = true;
+		else
+			kr_conn_destroy(conn);
+	}
+	PG_RETURN_INT32(count);
+}
