@@ -318,8 +318,10 @@ kr_exec_delete(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
 }
 
 /*
- * Several rows in one trip. Only used without RETURNING, so all that is told
- * back is which of them were inserted.
+ * Several rows in one trip. Only used where nothing looks at the rows
+ * afterwards, so all that is told back is how many were inserted. The array
+ * stays as it is: the executor fills it again for the next batch and frees each
+ * of its slots at the end.
  */
 TupleTableSlot **
 kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **slots,
@@ -334,10 +336,10 @@ kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **sl
 	for (int i = 0; i < *nslots; i++)
 	{
 		if (finish_row(state, slots[i]))
-			slots[inserted++] = slots[i];
+			inserted++;
 	}
 	*nslots = inserted;
-	return inserted > 0 ? slots : NULL;
+	return slots;
 }
 
 int
