@@ -31,6 +31,7 @@ typedef struct KrScanState
 	bool		sent;			/* the query is under way or answered */
 	bool		ended;			/* the last row has been delivered */
 	bool		is_parked;		/* rows come from parked */
+	bool		parked_all;		/* up to the last one */
 } KrScanState;
 
 /* fdw_private of a scan, as postgres_fdw's GetForeignPlan makes it */
@@ -106,6 +107,7 @@ park(KrStream *stream)
 		if (result != NULL)
 			kr_parked_add(&state->parked, &state->reader, result);
 	}
+	state->parked_all = true;
 }
 
 /*
@@ -192,6 +194,13 @@ kr_iterate_scan(ForeignScanState *node)
 	{
 		if (kr_parked_next(&state->parked, &state->reader, slot))
 			return slot;
+
+		/* An error broke the parking off: this raises what says so. */
+		if (!state->parked_all)
+		{
+			kr_stream_abandon(&state->stream);
+			(void) kr_stream_next(&state->stream);
+		}
 	}
 	else if ((result = kr_stream_next(&state->stream)) != NULL)
 	{
@@ -212,7 +221,7 @@ kr_rescan(ForeignScanState *node)
 		return;
 	kr_stream_abandon(&state->stream);
 	kr_parked_end(&state->parked);
-	state->sent = state->ended = state->is_parked = false;
+	state->sent = state->ended = state->is_parked = state->parked_all = false;
 }
 
 void
