@@ -55,9 +55,9 @@ void
 kr_spi_begin(KrSpi *spi)
 {
 	GetUserIdAndSecContext(&spi->save_userid, &spi->save_sec_context);
+	/* Not SECURITY_RESTRICTED_OPERATION: kr_session.c takes that for maintenance. */
 	SetUserIdAndSecContext(extension_owner(),
-						   spi->save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+						   spi->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	spi->save_nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,

@@ -497,6 +497,8 @@ check_membership(const KrRoute *route)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for tenant \"%s\"", route->slug),
+				 InSecurityRestrictedOperation() ?
+				 errdetail("The session names no user, and its role opens no tenant to what runs while a table or materialized view is maintained.") :
 				 errdetail("The session names no user, and role \"%s\" is in neither kessel_admin nor kessel_service.",
 						   GetUserNameFromId(kr_session_role(), false)),
 				 errhint("Set request.jwt.claims to the user's claims; their \"sub\" is the user.")));

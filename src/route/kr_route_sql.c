@@ -85,5 +85,5 @@ kr_current_user_id(PG_FUNCTION_ARGS)
 Datum
 kr_caller_is_superuser(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(superuser_arg(kr_session_role()));
+	PG_RETURN_BOOL(kr_session_is_superuser());
 }

@@ -109,7 +109,7 @@ check_keyword(const char *keyword, const char *value)
 
 		/* "system" is no file but the certificates of the system. */
 		if (allowed_keywords[i].superuser && strcmp(value, "system") != 0 &&
-			!superuser_arg(kr_session_role()))
+			!kr_session_is_superuser())
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("permission denied to use \"%s\" in a url", keyword),
@@ -161,7 +161,7 @@ collect_options(const PQconninfoOption *options, ParsedUrl *parsed)
 	appendStringInfoChar(&json, '}');
 	parsed->conninfo = json.data;
 
-	if (!has_host && !superuser_arg(kr_session_role()))
+	if (!has_host && !kr_session_is_superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the url names no host"),

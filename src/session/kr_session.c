@@ -199,17 +199,29 @@ role_is_in(Oid role, const char *group)
 	return OidIsValid(groupid) && has_privs_of_role(role, groupid);
 }
 
+/*
+ * ANALYZE, REINDEX, REFRESH MATERIALIZED VIEW and their like run functions of a
+ * table's owner, in the session of whoever maintains the table, autovacuum
+ * included. That session's rights are not the owner's to use.
+ */
+bool
+kr_session_is_superuser(void)
+{
+	return !InSecurityRestrictedOperation() && superuser_arg(kr_session_role());
+}
+
 bool
 kr_session_is_admin(void)
 {
-	Oid			role = kr_session_role();
-
-	return superuser_arg(role) || role_is_in(role, "kessel_admin");
+	if (InSecurityRestrictedOperation())
+		return false;
+	return kr_session_is_superuser() || role_is_in(kr_session_role(), "kessel_admin");
 }
 
 bool
 kr_session_enters_any_tenant(void)
 {
-	return kr_session_is_admin() ||
-		role_is_in(kr_session_role(), "kessel_service");
+	if (InSecurityRestrictedOperation())
+		return false;
+	return kr_session_is_admin() || role_is_in(kr_session_role(), "kessel_service");
 }

@@ -25,11 +25,16 @@ extern bool kr_session_user_id(pg_uuid_t *user_id);
  */
 extern Oid	kr_session_role(void);
 
-/* True for superusers and for members of kessel_admin or kessel_service. */
+/*
+ * True for superusers and for members of kessel_admin or kessel_service; as the
+ * two below never during maintenance of a table (ANALYZE, REINDEX ...).
+ */
 extern bool kr_session_enters_any_tenant(void);
 
 /* True for superusers and members of kessel_admin. */
 extern bool kr_session_is_admin(void);
+
+extern bool kr_session_is_superuser(void);
 
 /* True where text is a uuid in its canonical lowercase form; fills *uuid. */
 extern bool kr_session_parse_uuid(const char *text, pg_uuid_t *uuid);
