@@ -128,8 +128,8 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET client_min_m
 AS $$
 DECLARE
     kind "char" := (SELECT relkind FROM pg_catalog.pg_class WHERE oid = rel);
-    column_type text := (SELECT pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
-                         WHERE attrelid = rel AND attname = column_name AND attnum > 0 AND NOT attisdropped);
+    column_type oid := (SELECT atttypid FROM pg_catalog.pg_attribute
+                        WHERE attrelid = rel AND attname = column_name AND attnum > 0 AND NOT attisdropped);
     tenant text;
 BEGIN
     IF kind IS NULL OR kind NOT IN ('r', 'p') THEN
@@ -139,8 +139,12 @@ BEGIN
         RAISE EXCEPTION 'table % has no column "%"', rel, column_name
             USING ERRCODE = 'undefined_column', HINT = 'Name the column that holds the tenant''s id as the second argument.';
     END IF;
-    tenant := CASE column_type WHEN 'text' THEN 'kessel_agent.tenant_id()'
-                               ELSE pg_catalog.format('kessel_agent.tenant_id()::%s', column_type) END;
+    WHILE (SELECT typtype = 'd' FROM pg_catalog.pg_type WHERE oid = column_type) LOOP
+        column_type := (SELECT typbasetype FROM pg_catalog.pg_type WHERE oid = column_type);
+    END LOOP;
+    -- Without a length: a cast to one would cut the ids of two tenants down to the same.
+    tenant := CASE column_type WHEN 'pg_catalog.text'::pg_catalog.regtype THEN 'kessel_agent.tenant_id()'
+                               ELSE pg_catalog.format('kessel_agent.tenant_id()::%s', pg_catalog.format_type(column_type, -1)) END;
 
     EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY, ALTER COLUMN %I SET DEFAULT %s',
                               rel, column_name, tenant);
