@@ -144,6 +144,8 @@ GRANT EXECUTE ON FUNCTION kessel._local_collation(jsonb, text) TO kessel_admin;
 -- and functions that are built in and either immutable or listed below.
 -- types maps 'schema.type' of the source to a type here, for casts. Strings are
 -- read as standard_conforming_strings = on has them, and so must the result be.
+-- The result's parentheses are balanced; between two of the caller's it cannot
+-- end the clause that it is put into, without them it can: '1, OWNER TO x'.
 CREATE FUNCTION kessel._local_expression(expression text, types jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_$
 DECLARE
@@ -285,7 +287,7 @@ BEGIN
             action := 'default left out'; detail := type ->> 'expression'; RETURN NEXT;
         END IF;
         IF expression IS DISTINCT FROM pg_catalog.pg_get_expr(local.typdefaultbin, 0) THEN
-            EXECUTE pg_catalog.format('ALTER DOMAIN %s %s', local_name, coalesce('SET DEFAULT ' || expression, 'DROP DEFAULT'));
+            EXECUTE pg_catalog.format('ALTER DOMAIN %s %s', local_name, coalesce('SET DEFAULT (' || expression || ')', 'DROP DEFAULT'));
             action := 'altered'; detail := pg_catalog.format('default %s', coalesce(expression, 'dropped'));
             IF NOT created THEN RETURN NEXT; END IF;
         END IF;
@@ -460,7 +462,7 @@ BEGIN
 
         IF col.generated IS NULL AND (refresh OR col."default" IS DISTINCT FROM col.present_expression) THEN
             BEGIN
-                EXECUTE pg_catalog.format('ALTER FOREIGN TABLE %s ALTER COLUMN %I %s', local_name, col.name, coalesce('SET DEFAULT ' || col."default", 'DROP DEFAULT'));
+                EXECUTE pg_catalog.format('ALTER FOREIGN TABLE %s ALTER COLUMN %I %s', local_name, col.name, coalesce('SET DEFAULT (' || col."default" || ')', 'DROP DEFAULT'));
                 SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) INTO present
                 FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
                 WHERE a.attrelid = rel AND a.attname = col.name;
