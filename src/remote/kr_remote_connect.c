@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include <arpa/inet.h>
+#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -72,39 +73,71 @@ check_source(const KrSource *source, const char *purpose)
 		refuse_local(source, "a unix socket");
 }
 
-/* The peer is a unix socket, or is on this machine and listens on this server's own port. */
+/* An address of the loopback's or of another interface of this machine. */
+static bool
+is_own_address(const struct sockaddr *address)
+{
+	const struct in_addr *v4 = NULL;
+	const struct in6_addr *v6 = NULL;
+	struct ifaddrs *interfaces;
+	bool		found = false;
+
+	if (address->sa_family == AF_INET)
+		v4 = &((const struct sockaddr_in *) address)->sin_addr;
+	else
+	{
+		v6 = &((const struct sockaddr_in6 *) address)->sin6_addr;
+		if (IN6_IS_ADDR_LOOPBACK(v6))
+			return true;
+		if (IN6_IS_ADDR_V4MAPPED(v6))
+			v4 = (const struct in_addr *) &v6->s6_addr[12];
+	}
+	if (v4 != NULL && ntohl(v4->s_addr) >> 24 == IN_LOOPBACKNET)
+		return true;
+
+	if (getifaddrs(&interfaces) != 0)
+		return false;
+	for (struct ifaddrs *i = interfaces; i != NULL && !found; i = i->ifa_next)
+	{
+		if (i->ifa_addr == NULL)
+			continue;
+		if (v4 != NULL && i->ifa_addr->sa_family == AF_INET)
+			found = memcmp(&((struct sockaddr_in *) i->ifa_addr)->sin_addr,
+						   v4, sizeof(*v4)) == 0;
+		else if (v4 == NULL && i->ifa_addr->sa_family == AF_INET6)
+			found = memcmp(&((struct sockaddr_in6 *) i->ifa_addr)->sin6_addr,
+						   v6, sizeof(*v6)) == 0;
+	}
+	freeifaddrs(interfaces);
+	return found;
+}
+
+/*
+ * The peer is a unix socket, or is on this machine and listens on this server's
+ * own port. It may have another address than our end: 127.0.0.2 has.
+ */
 bool
 kr_remote_leads_here(int fd)
 {
 	struct sockaddr_storage peer;
-	struct sockaddr_storage local;
 	socklen_t	peerlen = sizeof(peer);
-	socklen_t	locallen = sizeof(local);
 
-	if (getpeername(fd, (struct sockaddr *) &peer, &peerlen) != 0 ||
-		getsockname(fd, (struct sockaddr *) &local, &locallen) != 0 ||
-		peer.ss_family != local.ss_family)
+	if (getpeername(fd, (struct sockaddr *) &peer, &peerlen) != 0)
 		return false;
 
-	if (peer.ss_family == AF_UNIX)
-		return true;
-	if (peer.ss_family == AF_INET)
+	switch (peer.ss_family)
 	{
-		struct sockaddr_in *p = (struct sockaddr_in *) &peer;
-		struct sockaddr_in *l = (struct sockaddr_in *) &local;
-
-		return p->sin_addr.s_addr == l->sin_addr.s_addr &&
-			ntohs(p->sin_port) == PostPortNumber;
+		case AF_UNIX:
+			return true;
+		case AF_INET:
+			return ntohs(((struct sockaddr_in *) &peer)->sin_port) == PostPortNumber &&
+				is_own_address((struct sockaddr *) &peer);
+		case AF_INET6:
+			return ntohs(((struct sockaddr_in6 *) &peer)->sin6_port) == PostPortNumber &&
+				is_own_address((struct sockaddr *) &peer);
+		default:
+			return false;
 	}
-	if (peer.ss_family == AF_INET6)
-	{
-		struct sockaddr_in6 *p = (struct sockaddr_in6 *) &peer;
-		struct sockaddr_in6 *l = (struct sockaddr_in6 *) &local;
-
-		return memcmp(&p->sin6_addr, &l->sin6_addr, sizeof(p->sin6_addr)) == 0 &&
-			ntohs(p->sin6_port) == PostPortNumber;
-	}
-	return false;
 }
 
 static void

@@ -165,7 +165,6 @@ drive(Probe *probe, double start, const char **reason)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 	Phase		phase = PHASE_TCP;
-	bool		peer_checked = probe->source->allow_local;
 
 	if (PQstatus(probe->pg) == CONNECTION_BAD)
 	{
@@ -194,14 +193,11 @@ drive(Probe *probe, double start, const char **reason)
 		for (Phase p = before; p < phase; p++)
 			probe->finished[p] = ready;
 
-		if (!peer_checked && phase > PHASE_TCP)
+		if (!probe->source->allow_local && phase > PHASE_TCP &&
+			kr_remote_leads_here(PQsocket(probe->pg)))
 		{
-			if (kr_remote_leads_here(PQsocket(probe->pg)))
-			{
-				*reason = "This is the very server that asks. It is allowed to a data source with the option allow_local, which a superuser can set.";
-				return PHASE_TCP;
-			}
-			peer_checked = true;
+			*reason = "This is the very server that asks. It is allowed to a data source with the option allow_local, which a superuser can set.";
+			return PHASE_TCP;
 		}
 	}
 	return phase;
