@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
@@ -219,6 +220,10 @@ convert(KrRowReader *reader, const char *const *columns, Datum *values, bool *nu
 	{
 		int			attnum = reader->attnums[reader->current];
 		char	   *text = unconstify(char *, columns[reader->current]);
+
+		/* The data source was asked for our encoding; nothing makes it keep to it. */
+		if (text != NULL)
+			(void) pg_verifymbstr(text, strlen(text), false);
 
 		if (attnum > 0)
 		{

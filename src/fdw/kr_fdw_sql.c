@@ -89,8 +89,7 @@ replace_marker(const char *sql, const char *schema)
 		const char *end;
 
 		if (*sql == '\'')
-			end = skip_quoted(sql, sql > buf.data && buf.len > 0 &&
-							  buf.data[buf.len - 1] == 'E');
+			end = skip_quoted(sql, buf.len > 0 && buf.data[buf.len - 1] == 'E');
 		else if (*sql == '"')
 			end = skip_quoted(sql, false);
 		else

@@ -8,18 +8,36 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
 #include "kr_error.h"
 #include "kr_remote_internal.h"
 #include "kr_session.h"
 
+/* A copy that is well-formed in our encoding, whatever the data source has sent. */
+static char *
+clean_text(const char *text)
+{
+	char	   *result = pchomp(text);
+
+	if (!pg_verifymbstr(result, strlen(result), true))
+	{
+		for (char *c = result; *c != '\0'; c++)
+		{
+			if (IS_HIGHBIT_SET(*c))
+				*c = '?';
+		}
+	}
+	return result;
+}
+
 static char *
 field(const PGresult *result, int code)
 {
 	const char *value = PQresultErrorField(result, code);
 
-	return value ? pstrdup(value) : NULL;
+	return value ? clean_text(value) : NULL;
 }
 
 static int
@@ -47,10 +65,11 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 		psprintf("tenant \"%s\" on data source \"%s\"", tenant, source) :
 		psprintf("data source \"%s\"", source);
 
-	if (sqlstate == NULL || strlen(sqlstate) != 5)
+	if (sqlstate == NULL || strlen(sqlstate) != 5 || strncmp(sqlstate, "00", 2) == 0 ||
+		strspn(sqlstate, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
 		sqlstate = "08006";
 	if (message == NULL)
-		message = pchomp(PQresultErrorMessage(result));
+		message = clean_text(PQresultErrorMessage(result));
 
 	if (hint == NULL && tenant != NULL &&
 		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
@@ -74,7 +93,7 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 void
 kr_remote_raise_lost(PGconn *pg, const char *source)
 {
-	char	   *reason = pchomp(PQerrorMessage(pg));
+	char	   *reason = clean_text(PQerrorMessage(pg));
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -115,7 +134,7 @@ sqlstate_of_connect_error(const char *message)
 void
 kr_remote_raise_connect(PGconn *pg, const KrSource *source)
 {
-	char	   *reason = pchomp(PQerrorMessage(pg));
+	char	   *reason = clean_text(PQerrorMessage(pg));
 	int			sqlstate = sqlstate_of_connect_error(reason);
 	char	   *location = strstr(reason, "\nLOCATION:");
 

@@ -172,6 +172,20 @@ is_error(const PGresult *result)
 	}
 }
 
+static bool
+is_copy(const PGresult *result)
+{
+	switch (PQresultStatus(result))
+	{
+		case PGRES_COPY_IN:
+		case PGRES_COPY_OUT:
+		case PGRES_COPY_BOTH:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* Raise conn->result, the answer of head. */
 static void
 raise_result(KrConn *conn, KrPending *head)
@@ -194,21 +208,37 @@ raise_result(KrConn *conn, KrPending *head)
 
 /* ---------- reading ---------- */
 
-/* Every command's answer ends with a NULL, which is there at once. */
-static void
-take_terminator(KrConn *conn)
+/* A synchronisation point answers a sync and nothing else. */
+static bool
+is_answer_to(const PGresult *result, const KrPending *head)
 {
-	PGresult   *extra = PQgetResult(conn->pg);
+	return (PQresultStatus(result) == PGRES_PIPELINE_SYNC) == (head->kind == KR_PENDING_SYNC);
+}
 
-	if (extra != NULL)
-	{
-		PQclear(extra);
-		conn->broken = true;
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("data source \"%s\" sent more than one answer to a command",
-						conn->source_name)));
-	}
+/*
+ * Every command's answer ends with a NULL, which is there at once; if it is not,
+ * PQgetResult() would wait for it and let no interrupt through.
+ */
+static bool
+has_terminator(KrConn *conn)
+{
+	PGresult   *extra;
+
+	if (PQisBusy(conn->pg))
+		return false;
+	extra = PQgetResult(conn->pg);
+	PQclear(extra);
+	return extra == NULL;
+}
+
+static void
+out_of_step(KrConn *conn)
+{
+	conn->broken = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("data source \"%s\" sent an answer to something else", conn->source_name),
+			 errhint("Is there a pooler in between? It must be in session mode.")));
 }
 
 /* Read the answer of the queue's head, whose rows nobody wants. */
@@ -231,12 +261,14 @@ skip_head(KrConn *conn)
 			lost(conn);
 		if (is_error(conn->result))
 			raise_result(conn, head);
+		if (!is_answer_to(conn->result, head))
+			out_of_step(conn);
 		ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
 	}
 	if (head->kind == KR_PENDING_PREPARE)
 		head->statement->confirmed = true;
-	if (head->kind != KR_PENDING_SYNC)
-		take_terminator(conn);
+	if (head->kind != KR_PENDING_SYNC && !has_terminator(conn))
+		out_of_step(conn);
 	pending_pop(conn);
 }
 
@@ -288,6 +320,8 @@ kr_stream_next(KrStream *stream)
 		lost(conn);
 	if (is_error(conn->result))
 		raise_result(conn, head);
+	if (!is_answer_to(conn->result, head))
+		out_of_step(conn);
 
 	ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
 	if (ended)
@@ -295,7 +329,8 @@ kr_stream_next(KrStream *stream)
 		const char *affected = PQcmdTuples(conn->result);
 
 		stream->affected = affected[0] ? strtoull(affected, NULL, 10) : 0;
-		take_terminator(conn);
+		if (!has_terminator(conn))
+			out_of_step(conn);
 		pending_pop(conn);
 		if (--stream->pending == 0)
 			conn->reader = NULL;
@@ -390,7 +425,8 @@ kr_conn_take_arrived(KrConn *conn)
 		if (PQisBusy(conn->pg))
 			return false;
 		set_result(conn, PQgetResult(conn->pg));
-		if (conn->result == NULL || is_error(conn->result))
+		if (conn->result == NULL || is_error(conn->result) ||
+			!is_answer_to(conn->result, head))
 		{
 			conn->broken = true;
 			return false;
@@ -400,7 +436,7 @@ kr_conn_take_arrived(KrConn *conn)
 			continue;
 		if (head->kind == KR_PENDING_PREPARE)
 			head->statement->confirmed = true;
-		if (head->kind != KR_PENDING_SYNC && PQgetResult(conn->pg) != NULL)
+		if (head->kind != KR_PENDING_SYNC && !has_terminator(conn))
 		{
 			conn->broken = true;
 			return false;
@@ -637,6 +673,10 @@ kr_conn_resync(KrConn *conn, TimestampTz deadline)
 			continue;
 		}
 		nulls = 0;
+
+		/* COPY, which nobody has asked for: libpq would say so again and again. */
+		if (is_copy(conn->result))
+			return false;
 		if (head->kind == KR_PENDING_PREPARE && !is_error(conn->result))
 			head->statement->confirmed = true;
 		if (PQresultStatus(conn->result) == PGRES_PIPELINE_SYNC)

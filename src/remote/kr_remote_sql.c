@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -112,8 +113,11 @@ return_rows(ReturnSetInfo *rsinfo, const PGresult *result)
 
 		for (int i = 0; i < ncolumns; i++)
 		{
+			const char *value = PQgetvalue(result, row, i);
+
 			nulls[i] = PQgetisnull(result, row, i);
-			elems[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(PQgetvalue(result, row, i));
+			(void) pg_verifymbstr(value, strlen(value), false);
+			elems[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(value);
 		}
 		array = PointerGetDatum(construct_md_array(elems, nulls, 1, &ncolumns, &lower,
 												   TEXTOID, -1, false, TYPALIGN_INT));

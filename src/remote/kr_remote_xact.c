@@ -410,6 +410,9 @@ tidy_up(void)
 	{
 		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
 
+		/* Whoever used it after the commit was sent has left a transaction open. */
+		if (conn->depth > 0)
+			conn->broken = true;
 		conn->leased = false;
 		conn->depth = 0;
 		conn->committing = false;
