@@ -5,43 +5,39 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_extension.h"
-#include "commands/extension.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/rel.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "kr_spi.h"
 
-/* Looked up each time: it follows ALTER and REASSIGN OWNED. */
+/*
+ * The owner of the extension's tables, to whom row security does not apply.
+ * Looked up each time, in syscaches: it follows ALTER and REASSIGN OWNED.
+ */
 static Oid
-extension_owner(void)
+tables_owner(void)
 {
-	Oid			extension = get_extension_oid("kessel_router", false);
-	Oid			owner = InvalidOid;
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	Oid			schema = get_namespace_oid("app", true);
+	Oid			relid = OidIsValid(schema) ? get_relname_relid("tenants", schema) : InvalidOid;
+	HeapTuple	tuple = OidIsValid(relid) ?
+		SearchSysCache1(RELOID, ObjectIdGetDatum(relid)) : NULL;
+	Oid			owner;
 
-	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(extension));
-	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-
-	if (!OidIsValid(owner))
-		elog(ERROR, "extension kessel_router has no owner");
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("kessel_router is not installed in this database"),
+				 errhint("Run CREATE EXTENSION kessel_router CASCADE.")));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
 	return owner;
 }
 
@@ -56,13 +52,10 @@ kr_spi_begin(KrSpi *spi)
 {
 	GetUserIdAndSecContext(&spi->save_userid, &spi->save_sec_context);
 	/* Not SECURITY_RESTRICTED_OPERATION: kr_session.c takes that for maintenance. */
-	SetUserIdAndSecContext(extension_owner(),
+	SetUserIdAndSecContext(tables_owner(),
 						   spi->save_sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	spi->save_nestlevel = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	(void) set_config_option("row_security", "on",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
 	kr_spi_push_snapshot();

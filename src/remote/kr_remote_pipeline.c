@@ -604,7 +604,11 @@ kr_stream_queue(KrStream *stream, const char *sql, int nparams,
 	KrPending  *entry;
 
 	if (conn->reader != NULL && conn->reader != stream)
+	{
+		if (conn->reader->park == NULL)
+			elog(ERROR, "data source \"%s\" is used while it is written", conn->source_name);
 		conn->reader->park(conn->reader);
+	}
 	Assert(conn->reader == NULL || conn->reader == stream);
 
 	if (writes)
