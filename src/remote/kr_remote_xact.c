@@ -68,6 +68,16 @@ send_session_settings(KrConn *conn)
 					"pg_catalog.set_config('intervalstyle', 'postgres', false), "
 					"pg_catalog.set_config('extra_float_digits', '3', false)",
 					0, NULL);
+
+	/*
+	 * Should this backend be gone, its query must not run on. Windows knows no
+	 * such setting.
+	 */
+	if (PQserverVersion(conn->pg) >= 140000)
+		kr_conn_command(conn,
+						"SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false) "
+						"WHERE pg_catalog.version() !~ 'mingw|Visual C|msvc'",
+						0, NULL);
 	kr_conn_sync(conn);
 }
 
@@ -303,21 +313,31 @@ kr_conn_note_write(KrConn *conn)
 
 /*
  * Bring a connection back into step after an error, stopping what the server is
- * doing for it. Raises nothing.
+ * doing for it. Raises nothing. A cancel that reaches the server between two
+ * commands is lost, so it is repeated.
  */
 static void
 settle(KrConn *conn)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   KR_CLEANUP_TIMEOUT_MS);
+	int			patience = 100; /* ms */
 
-	if (conn->broken)
-		return;
-	if (!conn->failed && kr_conn_query_is_pending(conn) &&
-		!kr_remote_cancel(conn->pg, KR_CLEANUP_TIMEOUT_MS))
-		conn->broken = true;
-	else if (!kr_conn_resync(conn, deadline))
-		conn->broken = true;
+	while (!conn->broken)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz next = TimestampTzPlusMilliseconds(now, patience);
+		long		left = TimestampDifferenceMilliseconds(now, deadline);
+
+		if (left <= 0 || PQstatus(conn->pg) == CONNECTION_BAD)
+			conn->broken = true;
+		else if (!conn->failed && kr_conn_query_is_pending(conn) &&
+				 !kr_remote_cancel(conn->pg, left))
+			conn->broken = true;
+		else if (kr_conn_resync(conn, Min(next, deadline)))
+			return;
+		patience *= 2;
+	}
 }
 
 static void

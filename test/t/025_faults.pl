@@ -45,6 +45,16 @@ sub wait_for_remote
         "SELECT count(*) = $wanted FROM pg_stat_activity WHERE usename = '$d->{runtime}' AND $condition");
 }
 
+# Kills a backend of a cluster with -9; returns when all its others were restarted.
+sub kill_backend
+{
+    my ($node, $pid) = @_;
+    my $offset = -s $node->logfile;
+    kill 'KILL', $pid;
+    $node->wait_for_log(qr/database system is ready to accept connections/, $offset);
+    return;
+}
+
 sub all_well
 {
     my ($what) = @_;
@@ -120,21 +130,19 @@ ok_run($s->run('SELECT name FROM data.accounts WHERE id = 1'), 'one account 1', 
 # killed while it works
 $s->start($slow);
 wait_for_remote($one, "state = 'active'", 1);
-kill 'KILL', $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND state = 'active'");
+kill_backend($one->{node}, $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND state = 'active'"));
 $r = $s->finish;
 like($r->{state}, qr/^(57P02|08006)$/, 'killed while it works: the statement fails') or diag($r->{err});
-$one->{node}->poll_query_until('postgres', 'SELECT true');
 all_well('killed while it works');
 
 # killed while rows stream
 $s->run('BEGIN');
 $s->run('DECLARE c CURSOR FOR SELECT * FROM data.wide');
 ok_run($s->run('MOVE 10 FROM c; SELECT 1'), '1', 'rows stream');
-kill 'KILL', $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}'");
+kill_backend($one->{node}, $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}'"));
 $r = $s->run('MOVE FORWARD ALL FROM c');
 like($r->{state}, qr/^(57P02|08006)$/, 'killed while rows stream: the statement fails') or diag($r->{err});
 $s->run('ROLLBACK');
-$one->{node}->poll_query_until('postgres', 'SELECT true');
 all_well('killed while rows stream');
 
 # stopped: it does not even answer a cancel; the session is free again in bounded time
@@ -162,6 +170,18 @@ $k->exec('SELECT pg_terminate_backend(' . $gone->pid . ')');
 ok(wait_for_remote($one, "state = 'active'", 0), 'pg_terminate_backend: the remote query has ended');
 ok(wait_for_remote($one, 'true', 1), 'pg_terminate_backend: its connection is closed');
 all_well('pg_terminate_backend');
+
+# ... and when it has no time to say so
+$gone = $k->session(tenant => 'one');
+$gone->start($slow);
+wait_for_remote($one, "state = 'active' AND query LIKE '%JOIN%'", 1);
+$k->node->append_conf('postgresql.conf', "restart_after_crash = on\n");
+$k->node->reload;
+kill_backend($k->node, $gone->pid);
+ok(wait_for_remote($one, "state = 'active'", 0), 'kill -9 of the session: the remote query has ended');
+$s     = $k->session(tenant => 'one');
+$other = $k->session(tenant => 'two');
+all_well('kill -9 of the session');
 
 # another password: connections made with the old one are not used any more
 $k->data_exec($one, "ALTER ROLE $one->{runtime} PASSWORD 'another'");
