@@ -3,9 +3,9 @@
  *	  Reading and writing the extension's own tables from C.
  *
  * Between begin and end the current user is the extension's owner, so that row
- * security and the caller's privileges do not matter, in a security-restricted
- * operation, in which nothing of the caller's is called. The snapshot is the
- * newest one, whatever the transaction's isolation level: whether a tenant may
+ * security and the caller's privileges do not matter, with a search_path in
+ * which nothing of the caller's is found. The snapshot is the newest one,
+ * whatever the transaction's isolation level: whether a tenant may
  * be entered is decided by what is committed now. (While a plan runs in
  * parallel no newer snapshot can be had than the query's.)
  */
