@@ -108,7 +108,13 @@ extern void kr_conn_destroy(KrConn *conn);
 /* Something is about to be written; KR009 where it may not be. */
 extern void kr_conn_note_write(KrConn *conn);
 
+/* kr_remote_statements.c */
+extern KrStatement *kr_statement_prepare(KrConn *conn, const char *sql, int nparams);
+extern void kr_statement_forget_unconfirmed(KrConn *conn);
+
 /* kr_remote_pipeline.c */
+extern void kr_conn_lost(KrConn *conn) pg_attribute_noreturn();
+extern KrPending *kr_pending_push(KrConn *conn, KrPendingKind kind);
 extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
 							const char *const *values);
 extern void kr_conn_sync(KrConn *conn);

@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -23,17 +22,15 @@
 #include "kr_compat.h"
 #include "kr_remote_internal.h"
 
-/* Statements kept prepared on one connection; the least recently used goes first. */
-#define MAX_STATEMENTS 256
-
 /* Entries that one statement can need: deallocate, prepare, execute, sync. */
 #define QUEUE_AT_ONCE 4
 
 /* Entries kept free for cleaning up, which must not allocate. */
 #define CLEANUP_RESERVE 8
 
-static void
-lost(KrConn *conn)
+/* Raise what a connection that is gone means for this transaction. */
+void
+kr_conn_lost(KrConn *conn)
 {
 	conn->broken = true;
 	if (conn->committing)
@@ -56,8 +53,8 @@ pending_head(KrConn *conn)
 	return conn->pending_count > 0 ? &conn->pending[conn->pending_first] : NULL;
 }
 
-static KrPending *
-pending_push(KrConn *conn, KrPendingKind kind)
+KrPending *
+kr_pending_push(KrConn *conn, KrPendingKind kind)
 {
 	KrPending  *entry;
 
@@ -149,14 +146,6 @@ wait_for_result(KrConn *conn, TimestampTz deadline)
 	}
 }
 
-static PGresult *
-get_result(KrConn *conn)
-{
-	if (!wait_for_result(conn, 0))
-		lost(conn);
-	return PQgetResult(conn->pg);
-}
-
 static bool
 is_error(const PGresult *result)
 {
@@ -193,7 +182,7 @@ raise_result(KrConn *conn, KrPending *head)
 	const char *sqlstate = PQresultErrorField(conn->result, PG_DIAG_SQLSTATE);
 
 	if (PQstatus(conn->pg) == CONNECTION_BAD)
-		lost(conn);
+		kr_conn_lost(conn);
 	conn->failed = true;
 
 	/* The remote schema has changed, or somebody dropped it: prepare anew. */
@@ -241,6 +230,21 @@ out_of_step(KrConn *conn)
 			 errhint("Is there a pooler in between? It must be in session mode.")));
 }
 
+/* Wait for the next result of the queue's head, into conn->result. */
+static void
+take_result(KrConn *conn, KrPending *head)
+{
+	if (!wait_for_result(conn, 0))
+		kr_conn_lost(conn);
+	set_result(conn, PQgetResult(conn->pg));
+	if (conn->result == NULL)
+		kr_conn_lost(conn);
+	if (is_error(conn->result))
+		raise_result(conn, head);
+	if (!is_answer_to(conn->result, head))
+		out_of_step(conn);
+}
+
 /* Read the answer of the queue's head, whose rows nobody wants. */
 static void
 skip_head(KrConn *conn)
@@ -256,13 +260,7 @@ skip_head(KrConn *conn)
 
 	while (!ended)
 	{
-		set_result(conn, get_result(conn));
-		if (conn->result == NULL)
-			lost(conn);
-		if (is_error(conn->result))
-			raise_result(conn, head);
-		if (!is_answer_to(conn->result, head))
-			out_of_step(conn);
+		take_result(conn, head);
 		ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
 	}
 	if (head->kind == KR_PENDING_PREPARE)
@@ -315,13 +313,7 @@ kr_stream_next(KrStream *stream)
 		elog(ERROR, "could not read row by row");
 	head->started = true;
 
-	set_result(conn, get_result(conn));
-	if (conn->result == NULL)
-		lost(conn);
-	if (is_error(conn->result))
-		raise_result(conn, head);
-	if (!is_answer_to(conn->result, head))
-		out_of_step(conn);
+	take_result(conn, head);
 
 	ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
 	if (ended)
@@ -451,105 +443,6 @@ kr_conn_take_arrived(KrConn *conn)
 	return !conn->broken;
 }
 
-/* ---------- statements ---------- */
-
-static KrStatement *
-find_statement(KrConn *conn, const char *sql, uint32 hash)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &conn->statements)
-	{
-		KrStatement *statement = dlist_container(KrStatement, node, iter.cur);
-
-		if (statement->hash == hash && strcmp(statement->sql, sql) == 0)
-		{
-			dlist_move_head(&conn->statements, &statement->node);
-			return statement;
-		}
-	}
-	return NULL;
-}
-
-static void
-forget_statement(KrConn *conn, KrStatement *statement)
-{
-	dlist_delete(&statement->node);
-	conn->nstatements--;
-	pfree(statement->sql);
-	pfree(statement);
-}
-
-static void
-send_deallocate(KrConn *conn, const char *name)
-{
-	char		sql[64];
-
-	snprintf(sql, sizeof(sql), "DEALLOCATE %s", name);
-	if (!PQsendQueryParams(conn->pg, sql, 0, NULL, NULL, NULL, NULL, 0))
-		lost(conn);
-	(void) pending_push(conn, KR_PENDING_COMMAND);
-}
-
-/* The oldest statement whose preparation is not under way goes. */
-static void
-evict_statement(KrConn *conn)
-{
-	dlist_iter	iter;
-
-	dlist_reverse_foreach(iter, &conn->statements)
-	{
-		KrStatement *statement = dlist_container(KrStatement, node, iter.cur);
-
-		if (statement->confirmed)
-		{
-			send_deallocate(conn, statement->name);
-			forget_statement(conn, statement);
-			return;
-		}
-	}
-}
-
-/* The statement's name on the server; sends its preparation if it is new. */
-static KrStatement *
-prepare_statement(KrConn *conn, const char *sql, int nparams)
-{
-	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
-	KrStatement *statement = find_statement(conn, sql, hash);
-
-	if (statement != NULL)
-		return statement;
-	if (conn->nstatements >= MAX_STATEMENTS)
-		evict_statement(conn);
-
-	statement = MemoryContextAllocZero(conn->cxt, sizeof(KrStatement));
-	statement->hash = hash;
-	statement->sql = MemoryContextStrdup(conn->cxt, sql);
-	snprintf(statement->name, sizeof(statement->name), "kr%u", ++conn->statement_counter);
-	dlist_push_head(&conn->statements, &statement->node);
-	conn->nstatements++;
-
-	if (!PQsendPrepare(conn->pg, statement->name, sql, nparams, NULL))
-		lost(conn);
-	pending_push(conn, KR_PENDING_PREPARE)->statement = statement;
-	return statement;
-}
-
-/* After an error: what was not confirmed may not exist on the server. */
-static void
-forget_unconfirmed(KrConn *conn)
-{
-	dlist_mutable_iter iter;
-
-	dlist_foreach_modify(iter, &conn->statements)
-	{
-		KrStatement *statement = dlist_container(KrStatement, node, iter.cur);
-
-		if (!statement->confirmed)
-			forget_statement(conn, statement);
-	}
-}
-
 /* ---------- sending ---------- */
 
 static void
@@ -571,10 +464,10 @@ queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams, const char
 
 	check_in_step(conn);
 	pending_reserve(conn, QUEUE_AT_ONCE + CLEANUP_RESERVE);
-	statement = prepare_statement(conn, sql, nparams);
+	statement = kr_statement_prepare(conn, sql, nparams);
 	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, NULL, NULL, 0))
-		lost(conn);
-	entry = pending_push(conn, kind);
+		kr_conn_lost(conn);
+	entry = kr_pending_push(conn, kind);
 	entry->statement = statement;
 	return entry;
 }
@@ -592,8 +485,8 @@ kr_conn_sync(KrConn *conn)
 	check_in_step(conn);
 	pending_reserve(conn, 1 + CLEANUP_RESERVE);
 	if (!PQpipelineSync(conn->pg))
-		lost(conn);
-	(void) pending_push(conn, KR_PENDING_SYNC);
+		kr_conn_lost(conn);
+	(void) kr_pending_push(conn, KR_PENDING_SYNC);
 }
 
 void
@@ -631,7 +524,7 @@ void
 kr_conn_flush(KrConn *conn)
 {
 	if (PQflush(conn->pg) < 0)
-		lost(conn);
+		kr_conn_lost(conn);
 }
 
 /* ---------- getting back into step, without raising anything ---------- */
@@ -650,7 +543,7 @@ kr_conn_resync(KrConn *conn, TimestampTz deadline)
 	{
 		if (!PQpipelineSync(conn->pg))
 			return false;
-		(void) pending_push(conn, KR_PENDING_SYNC);
+		(void) kr_pending_push(conn, KR_PENDING_SYNC);
 	}
 
 	while (conn->pending_count > 0)
@@ -691,7 +584,7 @@ kr_conn_resync(KrConn *conn, TimestampTz deadline)
 		}
 	}
 	set_result(conn, NULL);
-	forget_unconfirmed(conn);
+	kr_statement_forget_unconfirmed(conn);
 	conn->failed = false;
 	return true;
 }
@@ -704,9 +597,9 @@ kr_conn_command_quietly(KrConn *conn, const char *sql)
 		return false;
 	if (!PQsendQueryParams(conn->pg, sql, 0, NULL, NULL, NULL, NULL, 0))
 		return false;
-	(void) pending_push(conn, KR_PENDING_COMMAND);
+	(void) kr_pending_push(conn, KR_PENDING_COMMAND);
 	if (!PQpipelineSync(conn->pg))
 		return false;
-	(void) pending_push(conn, KR_PENDING_SYNC);
+	(void) kr_pending_push(conn, KR_PENDING_SYNC);
 	return PQflush(conn->pg) >= 0;
 }
