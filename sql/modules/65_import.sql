@@ -16,6 +16,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
     source app.data_sources := kessel._data_source(data_source);
     description jsonb;
+    reasons text[];
 BEGIN
     SELECT r[1] INTO STRICT description FROM kessel._remote_query(source.id, 'runtime', $query$
 WITH RECURSIVE rel AS (
@@ -91,6 +92,16 @@ $query$, ARRAY[remote_schema, limit_to::text, "except"::text]) r;
             USING ERRCODE = 'invalid_schema_name',
                   DETAIL = coalesce(description ->> 'schema', 'The schema does not exist there.'),
                   HINT = 'Check the name, and grant the runtime role USAGE on the schema.';
+    END IF;
+
+    -- A table that came after the tenants, and that nobody has protected, would show them each other's rows.
+    IF source.isolation = 'row' AND EXISTS (SELECT FROM app.tenants t WHERE t.data_source_id = source.id) THEN
+        reasons := ARRAY(SELECT kessel._row_safety(source.id));
+        IF reasons <> '{}' THEN
+            RAISE EXCEPTION 'data source "%" is not safe for row isolation', source.name
+                USING ERRCODE = 'KR006', DETAIL = pg_catalog.array_to_string(reasons, E'\n'),
+                      HINT = 'Protect each table with kessel_agent.protect(''schema.table''), or list it in the data source''s option shared_tables.';
+        END IF;
     END IF;
 
     -- Where tenants' tables live, the schema is the tenant's own: the executor puts it in.
@@ -579,4 +590,4 @@ COMMENT ON FUNCTION kessel.import_tables(text, text, text, text[], text[]) IS
     'Rows: action (created, altered, unchanged, added column, altered column, dropped column, default left out, check left out, missing), object, detail. '
     'A default left out is one that only the data source can evaluate, such as a sequence: it does so where the column is NOT NULL and an INSERT gives it none, or NULL; another column then becomes NULL. '
     'What is made belongs to the caller, who needs USAGE on the server kessel_router and CREATE on the schema, or on the database where it is missing. '
-    'Errors: KR007 unknown data source, 3F000 no such schema there, 42P01 no such table, 42704 unknown type or collation, 42P07 or 42710 name taken. For kessel_admin';
+    'Errors: KR006 tenants share the source and it is not safe for that (DETAIL lists why), KR007 unknown data source, 3F000 no such schema there, 42P01 no such table, 42704 unknown type or collation, 42P07 or 42710 name taken. For kessel_admin';

@@ -85,6 +85,19 @@ SQL
     }
 }
 
+# A shared table that came later and was not protected.
+{
+    my $d = $k->{shared};
+
+    $k->data_exec($d, "SET ROLE $d->{owner}; CREATE TABLE late (tenant_id text, note text); INSERT INTO late VALUES ('row-b', 'secret'); GRANT SELECT ON late TO $d->{runtime}");
+    my $r = $k->run("SELECT kessel.import_tables('shared', 'public', 'data', '{late}')");
+    like_error($r, 'KR006', qr/not safe for row isolation/, 'an unprotected table is not imported', hint => qr/protect/);
+    like($r->{detail}, qr/public\.late/, 'and named');
+    $k->data_exec($d, "SET ROLE $d->{owner}; SELECT kessel_agent.protect('late')");
+    $k->exec("SELECT kessel.import_tables('shared', 'public', 'data', '{late}'); GRANT SELECT ON data.late TO kessel_user");
+    ok_run($k->as_member('row-a', 'SELECT note FROM data.late'), '', 'protected, it is, and shows nothing of another tenant');
+}
+
 # Urls that lead to this server without allow_local.
 {
     my $port = $k->node->port;
