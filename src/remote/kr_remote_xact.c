@@ -418,13 +418,28 @@ refuse_prepare(void)
 	}
 }
 
+static KrConn *
+least_recently_used(void)
+{
+	dlist_iter	iter;
+	KrConn	   *oldest = NULL;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (oldest == NULL || conn->last_used < oldest->last_used)
+			oldest = conn;
+	}
+	return oldest;
+}
+
 /* Close what is broken, and what is idle beyond the number that is kept. */
 static void
 tidy_up(void)
 {
 	dlist_mutable_iter iter;
 	int			idle = 0;
-	KrConn	   *oldest = NULL;
 
 	dlist_foreach_modify(iter, &connections)
 	{
@@ -442,11 +457,9 @@ tidy_up(void)
 			continue;
 		}
 		idle++;
-		if (oldest == NULL || conn->last_used < oldest->last_used)
-			oldest = conn;
 	}
-	if (idle > MAX_IDLE_CONNECTIONS)
-		kr_conn_destroy(oldest);
+	for (; idle > MAX_IDLE_CONNECTIONS; idle--)
+		kr_conn_destroy(least_recently_used());
 }
 
 static void

@@ -193,4 +193,12 @@ $k->exec("SELECT kessel.set_credential('one', '$one->{runtime}', 'wrong')");
 like_error($s->run($count), '28P01', qr/could not connect/, 'a wrong password', hint => qr/set_credential/);
 ok_run($other->run($count), '5', 'a wrong password: of that source only');
 
+# one transaction that uses many sources: afterwards only so many stay open
+$k->exec("SELECT kessel.create_data_source('many-' || i, '" . $k->url($two) . "'), kessel.create_tenant('many-' || i, data_source => 'many-' || i) FROM generate_series(1, 40) i");
+$other->quit;
+$other = $k->session;
+my $reads = join '', map { "SET LOCAL kessel.tenant = 'many-$_'; SELECT count(*) FROM data.accounts;" } 1 .. 40;
+ok_run($other->run("BEGIN; $reads COMMIT"), join("\n", ('5') x 40), 'forty sources in one transaction');
+ok(wait_for_remote($two, 'true', 32), 'the session keeps 32 connections');
+
 done_testing();
