@@ -75,6 +75,23 @@ check_no_remote_estimate(DefElem *option)
 				 errhint("Leave the option out.")));
 }
 
+/*
+ * Whoever has USAGE on the router's server can make tables of it. What a source
+ * that tenants share tells in its catalogs and statistics is not for all.
+ */
+static void
+check_table_schema(DefElem *option)
+{
+	const char *schema = defGetString(option);
+
+	if (strcmp(option->defname, "schema_name") == 0 && !kr_session_is_admin() &&
+		(strncmp(schema, "pg_", 3) == 0 || strcmp(schema, "information_schema") == 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to use schema \"%s\" of a data source", schema),
+				 errhint("Only superusers and members of kessel_admin can.")));
+}
+
 static void
 check_server_option(DefElem *option)
 {
@@ -119,6 +136,8 @@ kr_fdw_validator(PG_FUNCTION_ARGS)
 		}
 		if (catalog == ForeignServerRelationId)
 			check_server_option(option);
+		if (catalog == ForeignTableRelationId)
+			check_table_schema(option);
 		check_no_remote_estimate(option);
 		theirs = lappend(theirs, option);
 	}

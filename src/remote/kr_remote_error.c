@@ -108,8 +108,8 @@ kr_remote_raise_outcome_unknown(const char *source)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
-			 errmsg("connection to data source \"%s\" was lost while committing", source),
-			 errdetail("Whether the changes were committed there is unknown; here the transaction is rolled back."),
+			 errmsg("data source \"%s\" has not answered the commit", source),
+			 errdetail("The connection was lost or the waiting was cancelled. Whether the changes were committed there is unknown; here the transaction is rolled back."),
 			 errhint("Look at the data before you repeat the transaction.")));
 }
 

@@ -367,8 +367,21 @@ void
 kr_conn_await_commit(KrConn *conn)
 {
 	conn->committing = true;
-	while (conn->pending_count > 1)
-		skip_head(conn);
+	PG_TRY();
+	{
+		while (conn->pending_count > 1)
+			skip_head(conn);
+	}
+	PG_CATCH();
+	{
+		/* Who stops waiting for the answer does not know it. */
+		if (geterrcode() != ERRCODE_QUERY_CANCELED)
+			PG_RE_THROW();
+		FlushErrorState();
+		conn->broken = true;
+		kr_remote_raise_outcome_unknown(conn->source_name);
+	}
+	PG_END_TRY();
 	conn->committing = false;
 
 	if (conn->result == NULL || strcmp(PQcmdStatus(conn->result), "COMMIT") != 0)

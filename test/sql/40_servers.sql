@@ -56,3 +56,15 @@ DROP SERVER cedar_only;
 DROP SERVER ember_source;
 DROP SERVER row_source;
 DROP SERVER missing;
+
+-- catalogs of a data source are for administrators
+GRANT USAGE ON FOREIGN SERVER kessel_router TO regress_app;
+GRANT CREATE ON SCHEMA data TO regress_app;
+SET ROLE regress_app;
+CREATE FOREIGN TABLE data.activity (query text) SERVER kessel_router OPTIONS (schema_name 'pg_catalog', table_name 'pg_stat_activity');
+CREATE FOREIGN TABLE data.mine (id int) SERVER kessel_router OPTIONS (schema_name '@tenant', table_name 'accounts');
+ALTER FOREIGN TABLE data.mine OPTIONS (SET schema_name 'information_schema');
+DROP FOREIGN TABLE data.mine;
+RESET ROLE;
+REVOKE USAGE ON FOREIGN SERVER kessel_router FROM regress_app;
+REVOKE CREATE ON SCHEMA data FROM regress_app;

@@ -127,6 +127,23 @@ like($r->{state}, qr/^(57P01|08006|08007)$/, 'terminated before the commit: the 
 all_well('terminated before the commit');
 ok_run($s->run('SELECT name FROM data.accounts WHERE id = 1'), 'one account 1', 'nothing of it was written');
 
+# the remote commit does not answer, and the waiting is cancelled: nobody knows
+$k->data_exec($one, <<"SQL");
+CREATE FUNCTION wait_for_lock() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_for_lock();
+SQL
+my $lock = $k->session(url => sprintf("host='%s' port=%d dbname=%s user=postgres", $one->{node}->host, $one->{port}, $one->{db}));
+$lock->run('SELECT pg_advisory_lock(1)');
+$s->run('BEGIN; UPDATE data.accounts SET name = name WHERE id = 1');
+$s->start('COMMIT');
+wait_for_remote($one, "wait_event_type = 'Lock'", 1);
+$k->exec('SELECT pg_cancel_backend(' . $s->pid . ')');
+like_error($s->finish, '08007', qr/has not answered the commit/, 'cancelled while committing: the outcome is unknown', hint => qr/Look at the data/);
+$lock->run('SELECT pg_advisory_unlock(1)');
+$lock->quit;
+$k->data_exec($one, 'DROP TRIGGER late ON accounts');
+all_well('cancelled while committing');
+
 # killed while it works
 $s->start($slow);
 wait_for_remote($one, "state = 'active'", 1);
