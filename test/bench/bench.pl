@@ -130,6 +130,35 @@ foreach my $case ([ 'schema', 'a', 'b' ], [ 'row', 'c', 'd' ])
 }
 
 #
+# The same without the client's trips: transactions in a procedure's loop.
+#
+$k->exec(<<'SQL');
+CREATE PROCEDURE public.turns(n integer, setting text, vals text[]) LANGUAGE plpgsql AS $$
+DECLARE
+    found text;
+BEGIN
+    FOR i IN 1 .. n LOOP
+        IF setting <> '' THEN
+            PERFORM set_config(setting, vals[1 + i % array_length(vals, 1)], true);
+        END IF;
+        SELECT name INTO found FROM data.accounts WHERE id = i;
+        COMMIT;
+    END LOOP;
+END
+$$;
+SQL
+foreach my $case ([ 'schema', 'a', 'b' ], [ 'row', 'c', 'd' ])
+{
+    my ($isolation, @tenants) = @$case;
+    my @stay = (mode => 'simple', options => "-c kessel.tenant=$tenants[0]");
+    compare(
+        "500 transactions with one point SELECT in a procedure, $isolation isolation",
+        [ 'no switch', { @stay, scripts => [ script("loop_$isolation", "CALL turns(500, '', '{}');\n") ] } ],
+        [ 'set_config of some other setting', { @stay, scripts => [ script("loop_other_$isolation", "CALL turns(500, 'application_name', '{x,y}');\n") ] } ],
+        [ 'set_config of kessel.tenant, two in turn', { @stay, scripts => [ script("loop_turn_$isolation", "CALL turns(500, 'kessel.tenant', '{$tenants[0],$tenants[1]}');\n") ] } ]);
+}
+
+#
 # Planning and routing alone: EXPLAIN plans and names the route, and runs
 # nothing. Two infra databases of the same server, one with ten tenants, one
 # with 100,000.
