@@ -126,8 +126,6 @@ extern void kr_transmission_end(int nestlevel);
 extern void kr_reader_init(KrRowReader *reader, TupleDesc desc, Relation rel,
 						   List *retrieved, bool system_columns, EState *estate);
 extern void kr_reader_check(const KrRowReader *reader, const PGresult *result);
-extern void kr_reader_store(KrRowReader *reader, const char *const *values,
-							TupleTableSlot *slot);
 extern void kr_reader_store_result(KrRowReader *reader, const PGresult *result,
 								   int row, TupleTableSlot *slot);
 

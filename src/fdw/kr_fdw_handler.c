@@ -3,10 +3,10 @@
  *	  kessel_fdw's callback table.
  *
  * Planning is postgres_fdw's: its handler is loaded and its planning callbacks
- * are taken as they are, but for the price of what it finds. Executing is ours. What passes from one to the other
- * is the ForeignScan's fdw_private and fdw_exprs and the ModifyTable's
- * fdw_private; the executing side checks their shape and refuses any other than
- * the one that PostgreSQL 15 to 18 have.
+ * are taken as they are, but for the price of what it finds. Executing is ours.
+ * What passes from one to the other is the ForeignScan's fdw_private and
+ * fdw_exprs and the ModifyTable's fdw_private; the executing side checks their
+ * shape and refuses any other than the one that PostgreSQL 15 to 18 have.
  */
 #include "postgres.h"
 

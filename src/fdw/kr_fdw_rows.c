@@ -277,8 +277,8 @@ store_heap(KrRowReader *reader, const char *const *columns, TupleTableSlot *slot
 	ExecForceStoreHeapTuple(tuple, slot, true);
 }
 
-void
-kr_reader_store(KrRowReader *reader, const char *const *columns, TupleTableSlot *slot)
+static void
+store_row(KrRowReader *reader, const char *const *columns, TupleTableSlot *slot)
 {
 	MemoryContext old;
 
@@ -305,7 +305,7 @@ kr_reader_store_result(KrRowReader *reader, const PGresult *result, int row,
 	const char *columns[MaxTupleAttributeNumber];
 
 	columns_of(result, row, reader->ncolumns, columns);
-	kr_reader_store(reader, columns, slot);
+	store_row(reader, columns, slot);
 }
 
 /* ---------- rows put aside ---------- */
@@ -380,7 +380,7 @@ kr_parked_next(KrParked *parked, KrRowReader *reader, TupleTableSlot *slot)
 	for (int i = 0; i < reader->ncolumns; i++)
 		columns[i] = parked->slot->tts_isnull[i] ? NULL :
 			DatumGetCString(parked->slot->tts_values[i]);
-	kr_reader_store(reader, columns, slot);
+	store_row(reader, columns, slot);
 	return true;
 }
 

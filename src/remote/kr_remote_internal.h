@@ -120,7 +120,6 @@ extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
 extern void kr_conn_sync(KrConn *conn);
 extern void kr_conn_flush(KrConn *conn);
 extern bool kr_conn_query_is_pending(const KrConn *conn);
-extern void kr_conn_drain(KrConn *conn);
 extern void kr_conn_await_commit(KrConn *conn);
 extern bool kr_conn_take_arrived(KrConn *conn);
 extern bool kr_conn_resync(KrConn *conn, TimestampTz deadline);

@@ -354,14 +354,6 @@ kr_stream_abandon(KrStream *stream)
 		conn->reader = NULL;
 }
 
-/* Read everything that is outstanding; raises what went wrong. */
-void
-kr_conn_drain(KrConn *conn)
-{
-	while (conn->pending_count > 0)
-		skip_head(conn);
-}
-
 /* Read the answer of a COMMIT, the last command before a sync. */
 void
 kr_conn_await_commit(KrConn *conn)

@@ -10,10 +10,10 @@
  *
  * Before the local commit every remote transaction gets its COMMIT at once;
  * only the answers of those that wrote are waited for, and by default only one
- * may have written. The answer of one that
- * only read stands in the connection's queue until it is used again. In an
- * abort nothing is raised, and each connection gets KR_CLEANUP_TIMEOUT_MS to
- * come back into step; one that does not is closed.
+ * may have written. The answer of one that only read stands in the connection's
+ * queue until it is used again. In an abort nothing is raised, and each
+ * connection gets KR_CLEANUP_TIMEOUT_MS to come back into step; one that does
+ * not is closed.
  */
 #include "postgres.h"
 
@@ -70,13 +70,13 @@ send_session_settings(KrConn *conn)
 					0, NULL);
 
 	/*
-	 * Should this backend be gone, its query must not run on. Windows knows no
-	 * such setting.
+	 * Should this backend be gone, its query must not run on. Not every system
+	 * can be asked for that, and where it cannot, setting it is an error.
 	 */
 	if (PQserverVersion(conn->pg) >= 140000)
 		kr_conn_command(conn,
 						"SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false) "
-						"WHERE pg_catalog.version() !~ 'mingw|Visual C|msvc'",
+						"WHERE pg_catalog.version() ~ 'linux'",
 						0, NULL);
 	kr_conn_sync(conn);
 }

@@ -435,8 +435,9 @@ load_route(const char *tenant)
 	return &entry->route;
 }
 
-const KrRoute *
-kr_route_find(const char *tenant)
+/* NULL where there is no such tenant; nothing else is checked. */
+static const KrRoute *
+find_route(const char *tenant)
 {
 	RouteEntry *entry;
 	const KrRoute *route;
@@ -529,7 +530,7 @@ check_usable(const KrRoute *route)
 static const KrRoute *
 require_route(const char *tenant)
 {
-	const KrRoute *route = kr_route_find(tenant);
+	const KrRoute *route = find_route(tenant);
 
 	if (route == NULL)
 		ereport(ERROR,

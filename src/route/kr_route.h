@@ -61,9 +61,6 @@ extern const KrRoute *kr_route_of_session(void);
 /* The same for a tenant named otherwise, without asking for membership. */
 extern const KrRoute *kr_route_of_tenant(const char *tenant);
 
-/* The route of a tenant, NULL where there is none; nothing else is checked. */
-extern const KrRoute *kr_route_find(const char *tenant);
-
 /* A data source by name (KR007), with its runtime credential. */
 extern const KrSource *kr_source_by_name(const char *name);
 

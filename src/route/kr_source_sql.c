@@ -168,12 +168,14 @@ collect_options(const PQconninfoOption *options, ParsedUrl *parsed)
 				 errhint("For example: postgresql://user:password@db.example.com:5432/crm")));
 }
 
+/* Wipes the url. */
 static void
 parse_url(char *url, ParsedUrl *parsed)
 {
 	char	   *message = NULL;
 	PQconninfoOption *options = PQconninfoParse(url, &message);
 
+	wipe(url);
 	memset(parsed, 0, sizeof(*parsed));
 	if (options == NULL)
 	{
@@ -296,7 +298,6 @@ create_data_source(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 	require_arg(text_arg(fcinfo, 0), "name");
 	require_arg(url, "url");
 	parse_url(url, parsed);
-	wipe(url);
 
 	for (int i = 0; i < 6; i++)
 	{
@@ -332,7 +333,6 @@ alter_data_source(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 	if (url != NULL)
 	{
 		parse_url(url, parsed);
-		wipe(url);
 		values[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(parsed->conninfo));
 	}
 	id = run_statement(&plan,

@@ -138,12 +138,6 @@ kr_vault_store(pg_uuid_t *secret_id, const char *value, size_t len,
 		kr_vault_update(secret_id, value, len, NULL, name, description);
 }
 
-void
-kr_vault_delete(const pg_uuid_t *secret_id)
-{
-	(void) kr_vault_remove(secret_id);
-}
-
 bool
 kr_vault_remove(const pg_uuid_t *id)
 {

@@ -35,7 +35,6 @@ extern void kr_vault_close(KrSecret *secret);
 extern void kr_vault_store(pg_uuid_t *secret_id, const char *value, size_t len,
 						   const pg_uuid_t *tenant_id, const char *name,
 						   const char *description);
-extern void kr_vault_delete(const pg_uuid_t *secret_id);
 
 extern void kr_vault_init(void);
 
