@@ -64,6 +64,17 @@ extern KrConn *kr_remote_lease(const KrTarget *target);
 extern void kr_stream_queue(KrStream *stream, const char *sql, int nparams,
 							const char *const *values, bool writes);
 
+/* The same with lengths and formats of the parameters, as PQsendQueryPrepared() has them. */
+extern void kr_stream_queue_formatted(KrStream *stream, const char *sql, int nparams,
+									  const char *const *values, const int *lengths,
+									  const int *formats, bool writes);
+
+/*
+ * Wait until the data source has taken what is queued so far, so that no more
+ * than that stands in memory. Not a synchronisation point.
+ */
+extern void kr_stream_push(KrStream *stream);
+
 /* Send what is queued, up to a synchronisation point. */
 extern void kr_stream_send(KrStream *stream);
 

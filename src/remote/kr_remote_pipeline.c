@@ -461,8 +461,10 @@ check_in_step(KrConn *conn)
 				 errhint("Repeat the transaction; a new connection is made for it.")));
 }
 
+/* lengths and formats are as for PQsendQueryPrepared(); NULL: all values are text. */
 static KrPending *
-queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams, const char *const *values)
+queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams,
+	  const char *const *values, const int *lengths, const int *formats)
 {
 	KrStatement *statement;
 	KrPending  *entry;
@@ -470,7 +472,7 @@ queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams, const char
 	check_in_step(conn);
 	pending_reserve(conn, QUEUE_AT_ONCE + CLEANUP_RESERVE);
 	statement = kr_statement_prepare(conn, sql, nparams);
-	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, NULL, NULL, 0))
+	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, lengths, formats, 0))
 		kr_conn_lost(conn);
 	entry = kr_pending_push(conn, kind);
 	entry->statement = statement;
@@ -481,7 +483,7 @@ queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams, const char
 void
 kr_conn_command(KrConn *conn, const char *sql, int nparams, const char *const *values)
 {
-	(void) queue(conn, KR_PENDING_COMMAND, sql, nparams, values);
+	(void) queue(conn, KR_PENDING_COMMAND, sql, nparams, values, NULL, NULL);
 }
 
 void
@@ -498,6 +500,14 @@ void
 kr_stream_queue(KrStream *stream, const char *sql, int nparams,
 				const char *const *values, bool writes)
 {
+	kr_stream_queue_formatted(stream, sql, nparams, values, NULL, NULL, writes);
+}
+
+void
+kr_stream_queue_formatted(KrStream *stream, const char *sql, int nparams,
+						  const char *const *values, const int *lengths,
+						  const int *formats, bool writes)
+{
 	KrConn	   *conn = stream->conn;
 	KrPending  *entry;
 
@@ -511,11 +521,26 @@ kr_stream_queue(KrStream *stream, const char *sql, int nparams,
 
 	if (writes)
 		kr_conn_note_write(conn);
-	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values);
+	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values, lengths, formats);
 	entry->stream = stream;
 	entry->sql = sql;
 	stream->pending++;
 	conn->reader = stream;
+}
+
+void
+kr_stream_push(KrStream *stream)
+{
+	KrConn	   *conn = stream->conn;
+	int			flushing;
+
+	check_in_step(conn);
+	while ((flushing = PQflush(conn->pg)) != 0)
+	{
+		/* Reading along: a server that cannot send stops taking, too. */
+		if (flushing < 0 || !wait_for_socket(conn, true, 0) || !PQconsumeInput(conn->pg))
+			kr_conn_lost(conn);
+	}
 }
 
 void
