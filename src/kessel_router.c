@@ -7,6 +7,7 @@
 #include "fmgr.h"
 
 #include "kr_error.h"
+#include "kr_fdw.h"
 #include "kr_guc.h"
 #include "kr_remote.h"
 #include "kr_route.h"
@@ -24,4 +25,5 @@ _PG_init(void)
 	kr_vault_init();
 	kr_route_init();
 	kr_remote_init();
+	kr_fdw_server_init();
 }

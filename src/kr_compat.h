@@ -8,6 +8,10 @@
 
 #include "postgres.h"
 
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "nodes/plannodes.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
@@ -34,6 +38,46 @@ kr_create_wait_event_set(int nevents)
 	return CreateWaitEventSet(NULL, nevents);
 #else
 	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/*
+ * The user whose privileges count for a scan or a modification: the current one
+ * or, below a view, its owner. Before 16 it stands with the table.
+ */
+#if PG_VERSION_NUM < 160000
+static inline Oid
+kr_user_of(Index rti, EState *estate)
+{
+	RangeTblEntry *rte = exec_rt_fetch(rti, estate);
+
+	return OidIsValid(rte->checkAsUser) ? rte->checkAsUser : GetUserId();
+}
+#endif
+
+static inline Oid
+kr_scan_user(ForeignScanState *node)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+
+#if PG_VERSION_NUM >= 160000
+	return OidIsValid(plan->checkAsUser) ? plan->checkAsUser : GetUserId();
+#else
+	return kr_user_of(plan->scan.scanrelid > 0 ? plan->scan.scanrelid :
+					  (Index) bms_next_member(plan->fs_relids, -1),
+					  node->ss.ps.state);
+#endif
+}
+
+static inline Oid
+kr_modify_user(EState *estate, ResultRelInfo *relinfo)
+{
+#if PG_VERSION_NUM >= 160000
+	return ExecGetResultRelCheckAsUser(relinfo, estate);
+#else
+	/* A partition that rows are routed to may have no entry of its own. */
+	return kr_user_of(relinfo->ri_RangeTableIndex > 0 ? relinfo->ri_RangeTableIndex :
+					  relinfo->ri_RootResultRelInfo->ri_RangeTableIndex, estate);
 #endif
 }
 

@@ -4,7 +4,8 @@
  *
  * kr_fdw_handler.c   the callback table: postgres_fdw's planner, our executor
  * kr_fdw_plan.c      what joins and aggregates cost in a data source
- * kr_fdw_options.c   options of servers and tables; which target a server means
+ * kr_fdw_options.c   options of servers, mappings and tables; the target of a statement
+ * kr_fdw_server.c    what a server is, and where one with options of libpq leads
  * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
  * kr_fdw_rows.c      parameters to text, rows from text, rows put aside
  * kr_fdw_scan.c      SELECT
@@ -34,6 +35,12 @@
 
 /* ---------- kr_fdw_plan.c ---------- */
 
+/* True where we set prices, false where postgres_fdw's are kept. */
+extern bool kr_plan_prices(Oid serverid);
+
+/* Refuse use_remote_estimate where postgres_fdw cannot ask. */
+extern void kr_plan_check_estimate(RelOptInfo *rel, Oid relid);
+
 /* Call postgres_fdw's callback and set the prices of the paths that it adds. */
 extern void kr_plan_join(GetForeignJoinPaths_function add_paths, PlannerInfo *root,
 						 RelOptInfo *joinrel, RelOptInfo *outerrel,
@@ -43,6 +50,40 @@ extern void kr_plan_upper(GetForeignUpperPaths_function add_paths,
 						  PlannerInfo *root, UpperRelationKind stage,
 						  RelOptInfo *input_rel, RelOptInfo *output_rel,
 						  void *extra);
+
+/* ---------- kr_fdw_server.c ---------- */
+
+typedef enum KrServerKind
+{
+	KR_SERVER_ROUTER,			/* the session's tenant decides */
+	KR_SERVER_TENANT,
+	KR_SERVER_DATA_SOURCE,
+	KR_SERVER_BOUND				/* by options of libpq and a user mapping */
+} KrServerKind;
+
+typedef struct KrServer
+{
+	KrServerKind kind;
+	Oid			owner;
+	const char *name;
+	const char *bound_to;		/* tenant or data source */
+	bool		keep_connections;
+	KrSource	source;			/* KR_SERVER_BOUND, asked for with a user */
+} KrServer;
+
+/*
+ * A server, and with a user (not InvalidOid) the user mapping that counts for
+ * it; raises what is wrong with that. Valid to the end of the transaction.
+ */
+extern const KrServer *kr_fdw_server(Oid serverid, Oid userid);
+
+/* True for what libpq takes and a user may set, on a server or in a mapping. */
+extern bool kr_fdw_is_connection_option(const char *name);
+
+/* True for who may read what the vault keeps. */
+extern bool kr_fdw_may_read_secrets(Oid role);
+
+extern void kr_fdw_server_init(void);
 
 /* ---------- kr_fdw_options.c ---------- */
 
@@ -56,13 +97,12 @@ typedef struct KrFdwTarget
 } KrFdwTarget;
 
 /*
- * Decide where statements on a server go now; raises what the route raises.
- * Valid to the end of the transaction.
+ * Decide where statements of a user on a server go now; raises what the route
+ * raises. Valid to the end of the transaction.
  */
-extern void kr_fdw_resolve(Oid serverid, KrFdwTarget *target);
+extern void kr_fdw_resolve(Oid serverid, Oid userid, KrFdwTarget *target);
 
-/* True when a server's target depends on the session and none is named. */
-extern bool kr_fdw_is_undecided(Oid serverid);
+extern void kr_fdw_refuse_remote_estimate(void) pg_attribute_noreturn();
 
 /* ---------- kr_fdw_sql.c ---------- */
 

@@ -51,7 +51,7 @@ kr_begin_direct_modify(ForeignScanState *node, int eflags)
 
 	state = palloc0(sizeof(KrDirectState));
 	node->fdw_state = state;
-	kr_fdw_resolve(plan->fs_server, &state->target);
+	kr_fdw_resolve(plan->fs_server, kr_scan_user(node), &state->target);
 	state->sql = kr_fdw_adapt_sql(strVal(list_nth(private, DIRECT_SQL)), &state->target,
 								  kr_fdw_scan_relids(node));
 	state->set_processed = boolVal(list_nth(private, DIRECT_SET_PROCESSED));

@@ -41,14 +41,15 @@ load_planner(void)
 }
 
 /*
- * A router table has no statistics: it is another table for every tenant. The
+ * A router table has no statistics, unlike one of a bound server: it is another table for every tenant. The
  * default, ten pages, would make it look cheap to fetch it whole and to group
  * and join here. Taken for large, the work is planned where the rows are.
  */
 static void
 get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
-	if (rel->tuples < 0)
+	kr_plan_check_estimate(rel, relid);
+	if (rel->tuples < 0 && kr_plan_prices(rel->serverid))
 	{
 		rel->pages = UNKNOWN_PAGES;
 		rel->tuples = UNKNOWN_TUPLES;
@@ -82,6 +83,11 @@ static void
 plan_join(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel,
 		  RelOptInfo *innerrel, JoinType jointype, JoinPathExtraData *extra)
 {
+	if (!kr_plan_prices(joinrel->serverid))
+	{
+		planner->GetForeignJoinPaths(root, joinrel, outerrel, innerrel, jointype, extra);
+		return;
+	}
 	kr_plan_join(planner->GetForeignJoinPaths, root, joinrel, outerrel, innerrel,
 				 jointype, extra);
 }
@@ -90,6 +96,11 @@ static void
 plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 		   RelOptInfo *output_rel, void *extra)
 {
+	if (!kr_plan_prices(input_rel->serverid))
+	{
+		planner->GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
+		return;
+	}
 	kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
 				  output_rel, extra);
 }

@@ -77,7 +77,8 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 	KrModifyState *state = palloc0(sizeof(KrModifyState));
 	ListCell   *cell;
 
-	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid(rel)), &state->target);
+	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid(rel)),
+				   kr_modify_user(estate, relinfo), &state->target);
 	state->sql = kr_fdw_adapt_sql(sql, &state->target,
 								  list_make1_oid(RelationGetRelid(rel)));
 	state->has_returning = has_returning;

@@ -1,10 +1,12 @@
 /*
  * kr_fdw_options.c
- *	  Options of servers, tables and columns, and what a server means.
+ *	  Options of servers, user mappings, tables and columns, and the target of
+ *	  a statement.
  *
- * A server without our options is a router: the session's tenant decides. With
- * `tenant` or `data_source` it is bound. Everything else is postgres_fdw's and
- * is checked by its own validator.
+ * Ours are `tenant` and `data_source` of a server and `secret` of a user
+ * mapping. Everything else is postgres_fdw's and is checked by its own
+ * validator. A validator is told of one object's options alone: what depends
+ * on the server that a mapping or table belongs to is refused when it is used.
  */
 #include "postgres.h"
 
@@ -14,6 +16,7 @@
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
+#include "miscadmin.h"
 
 #include "kr_error.h"
 #include "kr_fdw.h"
@@ -21,32 +24,27 @@
 
 PG_FUNCTION_INFO_V1(kr_fdw_validator);
 
-/* Options of postgres_fdw that only its planner reads. */
-static const char *const planner_options[] = {
-	"analyze_sampling",
-	"async_capable",
-	"batch_size",
-	"extensions",
-	"fdw_startup_cost",
-	"fdw_tuple_cost",
-	"fetch_size",
-	"keep_connections",
-	"parallel_abort",
-	"parallel_commit",
-	"truncatable",
-	"updatable",
-	"use_remote_estimate",
-};
+/* What a server's options say together. */
+typedef struct ServerOptions
+{
+	const char *binding;		/* tenant or data_source */
+	const char *connection;		/* an option of libpq */
+	bool		remote_estimate;
+} ServerOptions;
 
 static bool
-is_planner_option(const char *name)
+is_option(const DefElem *option, const char *name)
 {
-	for (int i = 0; i < lengthof(planner_options); i++)
-	{
-		if (strcmp(name, planner_options[i]) == 0)
-			return true;
-	}
-	return false;
+	return strcmp(option->defname, name) == 0;
+}
+
+static void
+check_not_empty(DefElem *option)
+{
+	if (defGetString(option)[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("option \"%s\" must not be empty", option->defname)));
 }
 
 static void
@@ -56,23 +54,101 @@ check_binding(DefElem *option)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to bind a server to a %s",
-						strcmp(option->defname, "tenant") == 0 ? "tenant" : "data source"),
+						is_option(option, "tenant") ? "tenant" : "data source"),
 				 errhint("Only superusers and members of kessel_admin can.")));
-	if (defGetString(option)[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("option \"%s\" must not be empty", option->defname)));
+	check_not_empty(option);
 }
 
 static void
-check_no_remote_estimate(DefElem *option)
+check_no_scram_passthrough(DefElem *option)
 {
-	if (strcmp(option->defname, "use_remote_estimate") == 0 && defGetBoolean(option))
+	if (is_option(option, "use_scram_passthrough") && defGetBoolean(option))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("use_remote_estimate cannot be used with kessel_fdw"),
-				 errdetail("The tenant is known only when a statement runs, not when it is planned."),
-				 errhint("Leave the option out.")));
+				 errmsg("use_scram_passthrough cannot be used with kessel_fdw"),
+				 errdetail("Its connections outlive the session user for whom they were made."),
+				 errhint("Use password or secret in the user mapping.")));
+}
+
+/* Takes note of one option of a server; true where postgres_fdw must check it. */
+static bool
+note_server_option(DefElem *option, ServerOptions *noted)
+{
+	if (is_option(option, "tenant") || is_option(option, "data_source"))
+	{
+		check_binding(option);
+		if (noted->binding != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+					 errmsg("options \"tenant\" and \"data_source\" exclude each other")));
+		noted->binding = option->defname;
+		return false;
+	}
+	if (kr_fdw_is_connection_option(option->defname))
+		noted->connection = option->defname;
+	if (is_option(option, "use_remote_estimate"))
+		noted->remote_estimate = defGetBoolean(option);
+	return true;
+}
+
+static void
+check_server_options(const ServerOptions *noted)
+{
+	if (noted->binding != NULL && noted->connection != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("options \"%s\" and \"%s\" exclude each other",
+						noted->binding, noted->connection),
+				 errdetail("How a data source is reached is said there, with its credential sealed."),
+				 errhint("kessel.alter_data_source() changes it.")));
+	if (noted->remote_estimate && noted->connection == NULL)
+		kr_fdw_refuse_remote_estimate();
+}
+
+void
+kr_fdw_refuse_remote_estimate(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("use_remote_estimate can only be used where a server has connection options"),
+			 errdetail("On any other the tenant is known only when a statement runs, not when it is planned."),
+			 errhint("Leave the option out.")));
+}
+
+/*
+ * Whoever names a secret can have it sent to a host of his choice, so he must
+ * be one who may read it. Whether it is there is seen when it is used: a dump
+ * is restored with its mappings first.
+ */
+static void
+check_secret(DefElem *option)
+{
+	check_not_empty(option);
+	if (!kr_fdw_may_read_secrets(GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to use a secret in a user mapping"),
+				 errdetail("It needs SELECT on vault.decrypted_secrets, as reading the secret does."),
+				 errhint("Write the password into the user mapping, or let a superuser make it.")));
+}
+
+/* True where postgres_fdw must check it. */
+static bool
+check_mapping_option(DefElem *option, DefElem **password)
+{
+	bool		is_secret = is_option(option, "secret");
+
+	if (is_secret)
+		check_secret(option);
+	if (is_secret || is_option(option, "password"))
+	{
+		if (*password != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+					 errmsg("options \"password\" and \"secret\" exclude each other")));
+		*password = option;
+	}
+	return !is_secret;
 }
 
 /*
@@ -84,23 +160,12 @@ check_table_schema(DefElem *option)
 {
 	const char *schema = defGetString(option);
 
-	if (strcmp(option->defname, "schema_name") == 0 && !kr_session_is_admin() &&
+	if (is_option(option, "schema_name") && !kr_session_is_admin() &&
 		(strncmp(schema, "pg_", 3) == 0 || strcmp(schema, "information_schema") == 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use schema \"%s\" of a data source", schema),
 				 errhint("Only superusers and members of kessel_admin can.")));
-}
-
-static void
-check_server_option(DefElem *option)
-{
-	if (!is_planner_option(option->defname))
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("invalid option \"%s\"", option->defname),
-				 errdetail("How a database is reached is said in its data source, with its credential sealed."),
-				 errhint("Create it with kessel.create_data_source() and bind the server by OPTIONS (data_source '...') or (tenant '...').")));
 }
 
 Datum
@@ -109,38 +174,27 @@ kr_fdw_validator(PG_FUNCTION_ARGS)
 	List	   *options = untransformRelOptions(PG_GETARG_DATUM(0));
 	Oid			catalog = PG_GETARG_OID(1);
 	List	   *theirs = NIL;
-	bool		bound = false;
+	ServerOptions server = {0};
+	DefElem    *password = NULL;
 	ListCell   *cell;
 	PGFunction	validator;
 
 	foreach(cell, options)
 	{
 		DefElem    *option = lfirst_node(DefElem, cell);
+		bool		is_theirs = true;
 
-		if (catalog == UserMappingRelationId)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-					 errmsg("invalid option \"%s\"", option->defname),
-					 errhint("Servers of kessel_fdw need no user mapping: set the credential with kessel.set_credential().")));
-		if (catalog == ForeignServerRelationId &&
-			(strcmp(option->defname, "tenant") == 0 ||
-			 strcmp(option->defname, "data_source") == 0))
-		{
-			check_binding(option);
-			if (bound)
-				ereport(ERROR,
-						(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-						 errmsg("options \"tenant\" and \"data_source\" exclude each other")));
-			bound = true;
-			continue;
-		}
+		check_no_scram_passthrough(option);
 		if (catalog == ForeignServerRelationId)
-			check_server_option(option);
-		if (catalog == ForeignTableRelationId)
+			is_theirs = note_server_option(option, &server);
+		else if (catalog == UserMappingRelationId)
+			is_theirs = check_mapping_option(option, &password);
+		else if (catalog == ForeignTableRelationId)
 			check_table_schema(option);
-		check_no_remote_estimate(option);
-		theirs = lappend(theirs, option);
+		if (is_theirs)
+			theirs = lappend(theirs, option);
 	}
+	check_server_options(&server);
 
 	validator = load_external_function("$libdir/postgres_fdw", "postgres_fdw_validator",
 									   true, NULL);
@@ -150,30 +204,7 @@ kr_fdw_validator(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-static const char *
-server_option(const ForeignServer *server, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, server->options)
-	{
-		DefElem    *option = lfirst_node(DefElem, cell);
-
-		if (strcmp(option->defname, name) == 0)
-			return defGetString(option);
-	}
-	return NULL;
-}
-
-bool
-kr_fdw_is_undecided(Oid serverid)
-{
-	ForeignServer *server = GetForeignServer(serverid);
-
-	return server_option(server, "tenant") == NULL &&
-		server_option(server, "data_source") == NULL &&
-		kr_session_tenant() == NULL;
-}
+/* ---------- the target of a statement ---------- */
 
 static void
 target_of_route(KrFdwTarget *target, const KrRoute *route)
@@ -210,18 +241,40 @@ target_of_source(KrFdwTarget *target, const KrSource *source)
 	target->schema = source->schema;
 }
 
-void
-kr_fdw_resolve(Oid serverid, KrFdwTarget *target)
+/* postgres_fdw's rule: nobody may borrow what the server itself can log in with. */
+static void
+target_of_server(KrFdwTarget *target, const KrSource *source)
 {
-	ForeignServer *server = GetForeignServer(serverid);
-	const char *tenant = server_option(server, "tenant");
-	const char *source = server_option(server, "data_source");
+	if (source->password_required && !source->has_secret &&
+		(source->password == NULL || source->password[0] == '\0'))
+		ereport(ERROR,
+				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				 errmsg("password is required"),
+				 errdetail("Non-superusers must provide a password in the user mapping.")));
+	target->remote.source = source;
+	target->schema = source->schema;
+}
+
+void
+kr_fdw_resolve(Oid serverid, Oid userid, KrFdwTarget *target)
+{
+	const KrServer *server = kr_fdw_server(serverid, userid);
 
 	memset(target, 0, sizeof(*target));
-	if (tenant != NULL)
-		target_of_route(target, kr_route_of_tenant(tenant));
-	else if (source != NULL)
-		target_of_source(target, kr_source_by_name(source));
-	else
-		target_of_route(target, kr_route_of_session());
+	switch (server->kind)
+	{
+		case KR_SERVER_ROUTER:
+			target_of_route(target, kr_route_of_session());
+			break;
+		case KR_SERVER_TENANT:
+			target_of_route(target, kr_route_of_tenant(server->bound_to));
+			break;
+		case KR_SERVER_DATA_SOURCE:
+			target_of_source(target, kr_source_by_name(server->bound_to));
+			break;
+		case KR_SERVER_BOUND:
+			target_of_server(target, &server->source);
+			break;
+	}
+	target->remote.close_after = !server->keep_connections;
 }

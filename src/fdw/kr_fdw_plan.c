@@ -20,6 +20,7 @@
 
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
+#include "miscadmin.h"
 #include "nodes/pathnodes.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
@@ -33,6 +34,55 @@
 
 /* Dominates nothing. */
 #define KR_UNWANTED_COST 1.0e10
+
+/*
+ * A server with connection options is always the same database: its tables can
+ * have statistics, and use_remote_estimate works. Its plans are postgres_fdw's.
+ */
+bool
+kr_plan_prices(Oid serverid)
+{
+	return kr_fdw_server(serverid, InvalidOid)->kind != KR_SERVER_BOUND;
+}
+
+static void
+check_estimate_option(List *options, bool *value)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "use_remote_estimate") == 0)
+			*value = defGetBoolean(option);
+	}
+}
+
+/*
+ * For use_remote_estimate postgres_fdw makes a connection of its own. It knows
+ * nothing of tenants, nor of secrets.
+ */
+void
+kr_plan_check_estimate(RelOptInfo *rel, Oid relid)
+{
+	ForeignTable *table = GetForeignTable(relid);
+	bool		remote_estimate = false;
+	Oid			userid = OidIsValid(rel->userid) ? rel->userid : GetUserId();
+
+	check_estimate_option(GetForeignServer(table->serverid)->options, &remote_estimate);
+	check_estimate_option(table->options, &remote_estimate);
+	if (!remote_estimate)
+		return;
+	if (kr_plan_prices(table->serverid))
+		kr_fdw_refuse_remote_estimate();
+	if (kr_fdw_server(table->serverid, userid)->source.has_secret)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("use_remote_estimate cannot be used with a secret"),
+				 errdetail("The remote server is asked by postgres_fdw, which opens no secrets."),
+				 errhint("Leave the option out and ANALYZE the table, or write the password into the user mapping.")));
+}
 
 static Cost
 cost_option(const ForeignServer *server, const char *name, Cost value)

@@ -156,7 +156,7 @@ kr_begin_scan(ForeignScanState *node, int eflags)
 	check_wait_policy(node);
 	state = palloc0(sizeof(KrScanState));
 	node->fdw_state = state;
-	kr_fdw_resolve(plan->fs_server, &state->target);
+	kr_fdw_resolve(plan->fs_server, kr_scan_user(node), &state->target);
 	state->sql = kr_fdw_adapt_sql(strVal(sql), &state->target, kr_fdw_scan_relids(node));
 	kr_params_init(&state->params, (PlanState *) node, plan->fdw_exprs);
 	kr_reader_init(&state->reader, kr_fdw_scan_desc(node), node->ss.ss_currentRelation,

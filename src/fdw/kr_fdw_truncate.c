@@ -10,6 +10,7 @@
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
@@ -59,7 +60,8 @@ kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs)
 	List	   *relids = NIL;
 	ListCell   *cell;
 
-	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid((Relation) linitial(rels))), &target);
+	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid((Relation) linitial(rels))),
+				   GetUserId(), &target);
 	if (target.remote.source->isolation == KR_ISOLATION_ROW)
 		refuse_shared(&target);
 

@@ -21,6 +21,7 @@ typedef struct KrTarget
 	const char *tenant;			/* slug, for messages; NULL: no tenant */
 	const char *enter;			/* whom the agent is told to admit; NULL: nobody */
 	int64		epoch;
+	bool		close_after;	/* close the connection when the transaction ends */
 } KrTarget;
 
 typedef struct KrConn KrConn;

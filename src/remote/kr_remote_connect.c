@@ -13,12 +13,15 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "commands/dbcommands.h"
+#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/postmaster.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
+#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 #include "kr_error.h"
@@ -28,7 +31,7 @@
 #include "kr_vault.h"
 
 /* Those that are set below, and the terminator. */
-#define FIXED_OPTIONS 10
+#define FIXED_OPTIONS 11
 
 static const char *
 option(const KrSource *source, const char *keyword)
@@ -57,6 +60,9 @@ check_source(const KrSource *source, const char *purpose)
 {
 	const char *host = option(source, "host");
 
+	/* Who may use it was decided by the user mapping. */
+	if (OidIsValid(source->serverid))
+		return;
 	if (source->username == NULL)
 		ereport(ERROR,
 				(errcode(KR_ERR_NO_ROUTE),
@@ -140,9 +146,25 @@ kr_remote_leads_here(int fd)
 	}
 }
 
+/* Seconds; a server's connect_timeout means what it means to libpq, but for ever. */
+static int
+connect_timeout(const KrSource *source)
+{
+	const char *value = OidIsValid(source->serverid) ? option(source, "connect_timeout") : NULL;
+	int			seconds = value ? atoi(value) : 0;
+
+	return seconds > 0 ? Max(seconds, 2) : kr_guc_connect_timeout;
+}
+
 static void
 connect_timed_out(const KrSource *source)
 {
+	if (OidIsValid(source->serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("could not connect to server \"%s\"", source->name),
+				 errdetail("It did not answer within %d s.", connect_timeout(source)),
+				 errhint("The server's option connect_timeout and the setting kessel.connect_timeout say how long to wait.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 			 errmsg("could not connect to data source \"%s\"", source->name),
@@ -150,6 +172,29 @@ connect_timed_out(const KrSource *source)
 					   kr_guc_connect_timeout),
 			 errhint("kessel.test_data_source('%s') shows to an administrator how far it gets.",
 					 source->name)));
+}
+
+/*
+ * Where the password was not asked for, it was something of the server's own
+ * that opened the connection. For one that is there already, too: a user mapping
+ * for PUBLIC is that of superusers and others.
+ */
+void
+kr_remote_check_password(PGconn *pg, const KrSource *source)
+{
+	if (!source->password_required || PQconnectionUsedPassword(pg))
+		return;
+	if (OidIsValid(source->serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+				 errmsg("password is required"),
+				 errdetail("Non-superuser cannot connect if the server does not request a password."),
+				 errhint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
+			 errmsg("data source \"%s\" did not ask for the password", source->name),
+			 errdetail("Anyone could connect there as this user."),
+			 errhint("Make it ask for a password, or, as a superuser, set the option password_required to false.")));
 }
 
 /* Drive the connection to its end, good or bad. */
@@ -189,17 +234,78 @@ finish_connecting(PGconn *pg, const KrSource *source, TimestampTz deadline)
 			refuse_local(source, "this very server");
 	}
 
-	if (source->password_required && !PQconnectionUsedPassword(pg))
-		ereport(ERROR,
-				(errcode(ERRCODE_S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED),
-				 errmsg("data source \"%s\" did not ask for the password", source->name),
-				 errdetail("Anyone could connect there as this user."),
-				 errhint("Make it ask for a password, or, as a superuser, set the option password_required to false.")));
+	kr_remote_check_password(pg, source);
 }
 
 static void
 ignore_notice(void *arg, const PGresult *result)
 {
+}
+
+/* %a %c %C %d %p %u and %% as in log_line_prefix; what else follows % is dropped. */
+static const char *
+expand_application_name(const char *template)
+{
+	StringInfoData name;
+
+	initStringInfo(&name);
+	for (const char *at = template; *at != '\0'; at++)
+	{
+		if (*at != '%')
+		{
+			appendStringInfoChar(&name, *at);
+			continue;
+		}
+		switch (*++at)
+		{
+			case '\0':
+				return name.data;
+			case '%':
+				appendStringInfoChar(&name, '%');
+				break;
+			case 'a':
+				appendStringInfoString(&name, application_name);
+				break;
+			case 'c':
+				appendStringInfo(&name, "%lx.%x", (long) MyStartTime, MyProcPid);
+				break;
+			case 'C':
+				appendStringInfoString(&name, cluster_name);
+				break;
+			case 'd':
+				appendStringInfoString(&name, get_database_name(MyDatabaseId));
+				break;
+			case 'p':
+				appendStringInfo(&name, "%d", MyProcPid);
+				break;
+			case 'u':
+				appendStringInfoString(&name, GetUserNameFromId(GetAuthenticatedUserId(), false));
+				break;
+			default:
+				break;
+		}
+	}
+	return name.data;
+}
+
+/*
+ * application_name as postgres_fdw sets it: its setting, else the server's
+ * option, with escapes replaced; what then is empty is as if not given.
+ */
+static const char *
+application_name_of(const KrSource *source)
+{
+	const char *setting = GetConfigOption("postgres_fdw.application_name", true, false);
+	const char *templates[2] = {setting, option(source, "application_name")};
+
+	for (int i = 0; i < lengthof(templates); i++)
+	{
+		const char *name = templates[i] ? expand_application_name(templates[i]) : "";
+
+		if (name[0] != '\0')
+			return name;
+	}
+	return NULL;
 }
 
 /*
@@ -212,6 +318,7 @@ kr_remote_start(const KrSource *source, const char *purpose)
 {
 	const char **keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
 	const char **values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
+	bool		is_server = OidIsValid(source->serverid);
 	KrSecret   *password = NULL;
 	PGconn	   *pg;
 	int			n = 0;
@@ -219,10 +326,13 @@ kr_remote_start(const KrSource *source, const char *purpose)
 	check_source(source, purpose);
 
 	/* Ours first: of a keyword given twice the last one counts. */
-	keywords[n] = "application_name";
-	values[n++] = "kessel_router";
-	keywords[n] = "gssencmode";
-	values[n++] = "disable";
+	keywords[n] = is_server ? "fallback_application_name" : "application_name";
+	values[n++] = is_server ? "kessel_fdw" : "kessel_router";
+	if (!is_server)
+	{
+		keywords[n] = "gssencmode";
+		values[n++] = "disable";
+	}
 	/* A peer that is gone without a word is noticed within a minute. */
 	keywords[n] = "keepalives_idle";
 	values[n++] = "30";
@@ -239,6 +349,11 @@ kr_remote_start(const KrSource *source, const char *purpose)
 	}
 	keywords[n] = "client_encoding";
 	values[n++] = GetDatabaseEncodingName();
+	if (is_server)
+	{
+		keywords[n] = "application_name";
+		values[n++] = application_name_of(source);
+	}
 	keywords[n] = "user";
 	values[n++] = source->username;
 	if (source->has_secret)
@@ -246,6 +361,11 @@ kr_remote_start(const KrSource *source, const char *purpose)
 		password = kr_vault_open(&source->secret_id, purpose);
 		keywords[n] = "password";
 		values[n++] = password->value;
+	}
+	else if (source->password != NULL)
+	{
+		keywords[n] = "password";
+		values[n++] = source->password;
 	}
 	keywords[n] = NULL;
 	values[n] = NULL;
@@ -269,7 +389,8 @@ kr_remote_start(const KrSource *source, const char *purpose)
 				 errdetail("libpq could not make a connection object.")));
 	}
 
-	PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);
+	if (!is_server)
+		PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);
 	PQsetNoticeReceiver(pg, ignore_notice, NULL);
 	pfree(keywords);
 	pfree(values);
@@ -299,6 +420,11 @@ check_names(const KrSource *source, TimestampTz deadline)
 			kr_remote_resolve(host, deadline, &reason) != NULL)
 			return;
 	}
+	if (OidIsValid(source->serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("could not connect to server \"%s\"", source->name),
+				 errdetail("No address is known for \"%s\": %s", hosts, reason)));
 	ereport(ERROR,
 			(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 			 errmsg("could not connect to data source \"%s\"", source->name),
@@ -313,7 +439,7 @@ PGconn *
 kr_remote_connect(const KrSource *source, const char *purpose)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   kr_guc_connect_timeout * 1000L);
+													   connect_timeout(source) * 1000L);
 	PGconn	   *pg;
 
 	check_source(source, purpose);

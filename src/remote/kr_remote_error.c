@@ -71,7 +71,7 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 	if (message == NULL)
 		message = clean_text(PQresultErrorMessage(result));
 
-	if (hint == NULL && tenant != NULL &&
+	if (hint == NULL && tenant != NULL && tenant[0] != '\0' &&
 		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
 		hint = "Migrate this data source or, if it is ahead of the router tables, bring them up to date from it with kessel.import_tables().";
 
@@ -140,6 +140,12 @@ kr_remote_raise_connect(PGconn *pg, const KrSource *source)
 
 	if (location != NULL)
 		*location = '\0';
+
+	if (OidIsValid(source->serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
+				 errmsg("could not connect to server \"%s\"", source->name),
+				 errdetail_internal("%s", reason)));
 
 	ereport(ERROR,
 			(errcode(sqlstate),

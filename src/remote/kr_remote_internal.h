@@ -61,6 +61,9 @@ struct KrConn
 	/* whose it is */
 	pg_uuid_t	source_id;
 	uint64		stamp;
+	Oid			serverid;		/* of a foreign server; InvalidOid: a data source */
+	uint32		server_hash;	/* of it and the user mapping in the syscaches */
+	uint32		mapping_hash;
 	char	   *source_name;
 	TimestampTz last_used;
 
@@ -94,6 +97,7 @@ struct KrConn
 /* kr_remote_connect.c */
 extern PGconn *kr_remote_connect(const KrSource *source, const char *purpose);
 extern PGconn *kr_remote_start(const KrSource *source, const char *purpose);
+extern void kr_remote_check_password(PGconn *pg, const KrSource *source);
 extern bool kr_remote_leads_here(int fd);
 extern void kr_remote_disconnect(PGconn *pg);
 

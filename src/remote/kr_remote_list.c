@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -53,12 +54,18 @@ kr_connections(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* kessel.disconnect(data_source text) returns integer */
+/*
+ * kessel.disconnect(data_source text) returns integer
+ *
+ * The name is a data source's or a foreign server's; should both be called so,
+ * it is both.
+ */
 Datum
 kr_disconnect(PG_FUNCTION_ARGS)
 {
-	const KrSource *source = PG_ARGISNULL(0) ? NULL :
-		kr_source_by_name(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	const char *name = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Oid			serverid = name ? get_foreign_server_oid(name, true) : InvalidOid;
+	const KrSource *source = name && !OidIsValid(serverid) ? kr_source_by_name(name) : NULL;
 	dlist_mutable_iter iter;
 	int			count = 0;
 
@@ -68,6 +75,9 @@ kr_disconnect(PG_FUNCTION_ARGS)
 
 		if (source != NULL &&
 			memcmp(&conn->source_id, &source->id, sizeof(pg_uuid_t)) != 0)
+			continue;
+		if (OidIsValid(serverid) && conn->serverid != serverid &&
+			(OidIsValid(conn->serverid) || strcmp(conn->source_name, name) != 0))
 			continue;
 		count++;
 		if (conn->leased)

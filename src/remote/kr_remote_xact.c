@@ -21,7 +21,9 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "kr_compat.h"
 #include "kr_error.h"
@@ -106,6 +108,14 @@ open_connection(const KrSource *source)
 	conn->source_id = source->id;
 	conn->stamp = source->stamp;
 	conn->source_name = MemoryContextStrdup(cxt, source->name);
+	conn->serverid = source->serverid;
+	if (OidIsValid(source->serverid))
+	{
+		conn->server_hash = GetSysCacheHashValue1(FOREIGNSERVEROID,
+												  ObjectIdGetDatum(source->serverid));
+		conn->mapping_hash = GetSysCacheHashValue1(USERMAPPINGOID,
+												   ObjectIdGetDatum(source->mappingid));
+	}
 	dlist_init(&conn->statements);
 
 	PG_TRY();
@@ -171,7 +181,7 @@ find_idle(const KrSource *source)
 			memcmp(&conn->source_id, &source->id, sizeof(pg_uuid_t)) != 0)
 			continue;
 		(void) kr_conn_take_arrived(conn);
-		if (conn->broken || conn->stamp != source->stamp)
+		if (conn->broken || conn->unwanted || conn->stamp != source->stamp)
 			kr_conn_destroy(conn);
 		else
 			return conn;
@@ -276,13 +286,17 @@ kr_remote_lease(const KrTarget *target)
 			conn = open_connection(target->source);
 		lease(conn, target);
 	}
+	kr_remote_check_password(conn->pg, target->source);
+	if (target->close_after)
+		conn->unwanted = true;
 	queue_begin(conn);
 	return conn;
 }
 
 /*
  * Two databases could not commit together, so by default only one is written
- * in a transaction. What a savepoint has undone does not count.
+ * in a transaction. What a savepoint has undone does not count, nor do servers
+ * with connection options: several may be written, as through postgres_fdw.
  */
 void
 kr_conn_note_write(KrConn *conn)
@@ -292,13 +306,18 @@ kr_conn_note_write(KrConn *conn)
 	conn->await_commit = true;
 	if (conn->wrote_depth > 0)
 		return;
+	if (OidIsValid(conn->serverid))
+	{
+		conn->wrote_depth = conn->depth;
+		return;
+	}
 
 	dlist_foreach(iter, &connections)
 	{
 		KrConn	   *other = dlist_container(KrConn, node, iter.cur);
 
 		if (other != conn && other->leased && other->wrote_depth > 0 &&
-			!kr_guc_cross_tenant_writes)
+			!OidIsValid(other->serverid) && !kr_guc_cross_tenant_writes)
 			ereport(ERROR,
 					(errcode(KR_ERR_CROSS_TENANT_WRITE),
 					 errmsg("cannot write for two tenants in one transaction"),
@@ -553,6 +572,23 @@ subxact_callback(SubXactEvent event, SubTransactionId mysubid,
 	}
 }
 
+/* A server or user mapping was changed or dropped: no connection outlives it. */
+static void
+syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &connections)
+	{
+		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
+
+		if (OidIsValid(conn->serverid) &&
+			(hashvalue == 0 ||
+			 hashvalue == (cacheid == FOREIGNSERVEROID ? conn->server_hash : conn->mapping_hash)))
+			conn->unwanted = true;
+	}
+}
+
 static void
 close_all(int code, Datum arg)
 {
@@ -568,5 +604,7 @@ kr_remote_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, syscache_callback, (Datum) 0);
 	on_proc_exit(close_all, 0);
 }

@@ -250,8 +250,8 @@ text_array(Datum array, MemoryContext cxt, int *count)
 	return result;
 }
 
-static uint64
-stamp_text(uint64 stamp, const char *text)
+uint64
+kr_source_stamp_text(uint64 stamp, const char *text)
 {
 	if (text == NULL)
 		text = "\001";
@@ -261,16 +261,16 @@ stamp_text(uint64 stamp, const char *text)
 static uint64
 source_stamp(const KrSource *source, const char *secret, const char *version)
 {
-	uint64		stamp = stamp_text(0, source->username);
+	uint64		stamp = kr_source_stamp_text(0, source->username);
 
-	stamp = stamp_text(stamp, secret);
-	stamp = stamp_text(stamp, version);
-	stamp = stamp_text(stamp, source->allow_local ? "local" : "");
-	stamp = stamp_text(stamp, source->password_required ? "password" : "");
+	stamp = kr_source_stamp_text(stamp, secret);
+	stamp = kr_source_stamp_text(stamp, version);
+	stamp = kr_source_stamp_text(stamp, source->allow_local ? "local" : "");
+	stamp = kr_source_stamp_text(stamp, source->password_required ? "password" : "");
 	for (int i = 0; i < source->noptions; i++)
 	{
-		stamp = stamp_text(stamp, source->keywords[i]);
-		stamp = stamp_text(stamp, source->values[i]);
+		stamp = kr_source_stamp_text(stamp, source->keywords[i]);
+		stamp = kr_source_stamp_text(stamp, source->values[i]);
 	}
 	return stamp;
 }

@@ -20,10 +20,16 @@ typedef enum KrIsolation
 	KR_ISOLATION_ROW
 } KrIsolation;
 
-/* A data source with the credential of one purpose. */
+/*
+ * A data source with the credential of one purpose, or what a foreign server
+ * with options of libpq leads to (kr_fdw_server.c): that has no agent, and the
+ * rules of postgres_fdw.
+ */
 typedef struct KrSource
 {
 	pg_uuid_t	id;
+	Oid			serverid;		/* foreign server and user mapping; InvalidOid: a data source */
+	Oid			mappingid;
 	char	   *name;
 	KrIsolation isolation;
 	bool		active;
@@ -34,7 +40,8 @@ typedef struct KrSource
 	int			noptions;
 	char	  **keywords;		/* libpq, without user and password */
 	char	  **values;
-	char	   *username;		/* NULL: no credential of this purpose */
+	char	   *username;		/* NULL: no credential of this purpose; of a server: libpq's default */
+	char	   *password;		/* written in the user mapping; else NULL */
 	bool		has_secret;
 	pg_uuid_t	secret_id;
 	uint64		stamp;			/* differs when a connection made earlier is of no use */
@@ -66,6 +73,9 @@ extern const KrSource *kr_source_by_name(const char *name);
 
 /* A data source by id with the credential of a purpose; owner falls back to runtime. */
 extern const KrSource *kr_source_by_id(const pg_uuid_t *id, const char *purpose);
+
+/* Mix a text (or NULL) into a stamp. */
+extern uint64 kr_source_stamp_text(uint64 stamp, const char *text);
 
 extern const char *kr_isolation_name(KrIsolation isolation);
 

@@ -33,11 +33,21 @@ SELECT count(*) FROM ember_accounts;
 
 CREATE SERVER bad FOREIGN DATA WRAPPER kessel_fdw OPTIONS (tenant 'a', data_source 'b');
 CREATE SERVER bad FOREIGN DATA WRAPPER kessel_fdw OPTIONS (tenant '');
-CREATE SERVER bad FOREIGN DATA WRAPPER kessel_fdw OPTIONS (host 'example.com');
+CREATE SERVER bad FOREIGN DATA WRAPPER kessel_fdw OPTIONS (tenant 'cedar', host 'example.com');
 CREATE SERVER bad FOREIGN DATA WRAPPER kessel_fdw OPTIONS (use_remote_estimate 'true');
 ALTER SERVER kessel_router OPTIONS (SET fdw_tuple_cost 'cheap');
+
+-- what the validator cannot know is refused when it is used
 CREATE USER MAPPING FOR CURRENT_USER SERVER kessel_router OPTIONS (password 'x');
-CREATE FOREIGN TABLE bad (id int) SERVER kessel_router OPTIONS (use_remote_estimate 'on');
+SELECT count(*) FROM data.accounts;
+DROP USER MAPPING FOR CURRENT_USER SERVER kessel_router;
+CREATE FOREIGN TABLE estimated (id int) SERVER kessel_router OPTIONS (schema_name '@tenant', table_name 'accounts', use_remote_estimate 'on');
+SELECT count(*) FROM estimated;
+DROP FOREIGN TABLE estimated;
+ALTER SERVER kessel_router OPTIONS (ADD host 'example.com');
+SELECT count(*) FROM data.accounts;
+ALTER SERVER kessel_router OPTIONS (DROP host);
+SELECT count(*) FROM data.accounts;
 CREATE SERVER missing FOREIGN DATA WRAPPER kessel_fdw OPTIONS (tenant 'nobody');
 CREATE FOREIGN TABLE missing_accounts (id int) SERVER missing OPTIONS (table_name 'accounts');
 SELECT * FROM missing_accounts;
