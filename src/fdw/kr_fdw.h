@@ -11,6 +11,8 @@
  * kr_fdw_scan.c      SELECT
  * kr_fdw_direct.c    UPDATE and DELETE that run as a whole in the data source
  * kr_fdw_modify.c    INSERT, UPDATE and DELETE row by row, COPY FROM
+ * kr_fdw_bulk.c      INSERT of many rows
+ * kr_fdw_shape.c     what a table looks like in the data source
  * kr_fdw_truncate.c  TRUNCATE
  * kr_fdw_explain.c   the route in EXPLAIN
  */
@@ -111,6 +113,9 @@ extern const char *kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target,
 									List *relids);
 
 extern void kr_fdw_append_table_name(StringInfo buf, Relation rel);
+
+/* A column's name in the data source. */
+extern const char *kr_fdw_column_name(Relation rel, int attnum);
 
 /* INSERT of all columns; *retrieved gets the attnums of RETURNING, if asked for. */
 extern char *kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,

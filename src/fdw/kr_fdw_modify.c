@@ -3,14 +3,19 @@
  *	  INSERT, UPDATE and DELETE row by row, COPY FROM and tuple routing.
  *
  * Each row is one execution of a prepared statement. Rows of an INSERT without
- * RETURNING go in batches: all executions in one trip, each still a statement
- * of its own, so that the row that fails is known and limits on parameters do
- * not matter.
+ * RETURNING come in batches. A few go as one execution each, all in one trip;
+ * many go in bulk (kr_fdw_bulk.c), in several statements a trip, so that the
+ * data source works on one while the next is made.
+ *
+ * The executor keeps a batch's rows until the batch is full. How many that may
+ * be is decided from batch to batch: few at first, so that wide rows do no harm,
+ * then as many as fit into a bound on their memory.
  */
 #include "postgres.h"
 
 #include "access/sysattr.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "executor/executor.h"
 #include "foreign/foreign.h"
 #include "nodes/plannodes.h"
@@ -21,9 +26,18 @@
 #include "utils/rel.h"
 
 #include "kr_fdw.h"
+#include "kr_fdw_bulk.h"
 
-/* Rows of an INSERT in one trip. */
-#define BATCH_SIZE 500
+/* Rows of the first batch of an INSERT, and by what factor batches grow. */
+#define FIRST_BATCH 128
+#define BATCH_GROWTH 8
+
+/* What the rows of a batch, and the executor's slots for them, may take. */
+#define BATCH_BYTES (4 * 1024 * 1024)
+#define SLOT_BYTES (16 * 1024 * 1024)
+
+/* Fewer rows than this go one by one. */
+#define MIN_BULK 8
 
 /* The INSERT with DEFAULT for some of its parameters. */
 typedef struct KrInsertVariant
@@ -48,7 +62,22 @@ typedef struct KrModifyState
 	MemoryContext cxt;			/* of one row's parameters */
 	KrRowReader reader;			/* of RETURNING */
 	KrStream	stream;
+
+	/* INSERT of many rows */
+	KrBulk	   *bulk;			/* NULL: not made yet */
+	bool		no_bulk;		/* not to be made */
+	const char *conflict;		/* what follows the values */
+	int			batch_option;	/* option batch_size; 0: none */
+	bool		more_slots;		/* the executor's arrays have been made longer */
+	uint64		sent;			/* rows of the statement so far */
 } KrModifyState;
+
+/* Which rows of a statement an answer is about. */
+typedef struct KrRowRange
+{
+	uint64		first;
+	uint64		last;
+} KrRowRange;
 
 /* fdw_private of a modification, as postgres_fdw's PlanForeignModify makes it */
 #define MODIFY_SQL 0
@@ -68,9 +97,32 @@ add_output(KrModifyState *state, Oid type)
 	state->needs_settings |= kr_type_needs_settings(type);
 }
 
+/* Option batch_size of the table or else of its server; 0: not set. */
+static int
+batch_size_option(Relation rel)
+{
+	ForeignTable *table = GetForeignTable(RelationGetRelid(rel));
+	List	   *lists[] = {table->options, GetForeignServer(table->serverid)->options};
+
+	for (int i = 0; i < lengthof(lists); i++)
+	{
+		ListCell   *cell;
+
+		foreach(cell, lists[i])
+		{
+			DefElem    *option = lfirst_node(DefElem, cell);
+
+			if (strcmp(option->defname, "batch_size") == 0)
+				return pg_strtoint32(defGetString(option));
+		}
+	}
+	return 0;
+}
+
 static KrModifyState *
 make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subplan,
-		   const char *sql, List *targets, bool has_returning, List *retrieved)
+		   const char *sql, List *targets, bool do_nothing, bool has_returning,
+		   List *retrieved)
 {
 	Relation	rel = relinfo->ri_RelationDesc;
 	TupleDesc	desc = RelationGetDescr(rel);
@@ -113,6 +165,11 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 	}
 	if (has_returning)
 		kr_reader_init(&state->reader, desc, rel, retrieved, true, estate);
+	if (operation == CMD_INSERT)
+	{
+		state->conflict = do_nothing ? " ON CONFLICT DO NOTHING" : "";
+		state->batch_option = batch_size_option(rel);
+	}
 	return state;
 }
 
@@ -134,6 +191,7 @@ kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_pri
 				   outerPlanState(mtstate)->plan,
 				   strVal(list_nth(fdw_private, MODIFY_SQL)),
 				   list_nth(fdw_private, MODIFY_TARGETS),
+				   ((ModifyTable *) mtstate->ps.plan)->onConflictAction == ONCONFLICT_NOTHING,
 				   boolVal(list_nth(fdw_private, MODIFY_HAS_RETURNING)),
 				   list_nth(fdw_private, MODIFY_RETRIEVED));
 }
@@ -150,6 +208,7 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 	MemoryContext old;
 	List	   *targets;
 	List	   *retrieved;
+	bool		do_nothing = plan && plan->onConflictAction == ONCONFLICT_NOTHING;
 	char	   *sql;
 
 	if (relinfo->ri_FdwState != NULL || relinfo->ri_usesFdwDirectModify)
@@ -160,10 +219,9 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 				 errhint("Delete the rows from one partition and insert them into the other.")));
 
 	old = MemoryContextSwitchTo(mtstate->ps.state->es_query_cxt);
-	sql = kr_fdw_insert_sql(rel, plan && plan->onConflictAction == ONCONFLICT_NOTHING,
-							returning, &targets, &retrieved);
+	sql = kr_fdw_insert_sql(rel, do_nothing, returning, &targets, &retrieved);
 	relinfo->ri_FdwState = make_state(mtstate->ps.state, relinfo, CMD_INSERT, NULL, sql,
-									  targets, retrieved != NIL, retrieved);
+									  targets, do_nothing, retrieved != NIL, retrieved);
 	MemoryContextSwitchTo(old);
 }
 
@@ -246,6 +304,16 @@ row_statement(KrModifyState *state, EState *estate, int *nparams)
 	return variant->sql;
 }
 
+/* Make sure that the remote transaction is there, as deep as the local one. */
+static void
+lease(KrModifyState *state, EState *estate)
+{
+	KrConn	   *conn = kr_remote_lease(&state->target.remote);
+
+	if (state->stream.conn == NULL)
+		kr_stream_init(&state->stream, conn, estate->es_query_cxt, false, NULL, NULL);
+}
+
 static void
 queue_row(KrModifyState *state, EState *estate, TupleTableSlot *slot,
 		  TupleTableSlot *plan_slot)
@@ -260,11 +328,7 @@ queue_row(KrModifyState *state, EState *estate, TupleTableSlot *slot,
 	MemoryContextSwitchTo(old);
 	sql = row_statement(state, estate, &nparams);
 
-	if (state->stream.conn == NULL)
-		kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote),
-					   estate->es_query_cxt, false, NULL, NULL);
-	else
-		(void) kr_remote_lease(&state->target.remote);
+	lease(state, estate);
 	kr_stream_queue(&state->stream, sql, nparams, state->values, true);
 }
 
@@ -318,6 +382,143 @@ kr_exec_delete(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
 	return modify_row(estate, relinfo, slot, plan_slot);
 }
 
+/* ---------- many rows ---------- */
+
+static void
+range_context(void *arg)
+{
+	KrRowRange *range = arg;
+
+	errcontext("rows " UINT64_FORMAT " to " UINT64_FORMAT " of what is inserted",
+			   range->first, range->last);
+}
+
+/* One execution for each row, all in one trip. Returns how many were inserted. */
+static int
+insert_singly(KrModifyState *state, EState *estate, TupleTableSlot **slots,
+			  TupleTableSlot **plan_slots, int nslots)
+{
+	int			inserted = 0;
+
+	for (int i = 0; i < nslots; i++)
+		queue_row(state, estate, slots[i], plan_slots ? plan_slots[i] : NULL);
+	kr_stream_send(&state->stream);
+	for (int i = 0; i < nslots; i++)
+	{
+		if (finish_row(state, slots[i]))
+			inserted++;
+	}
+	return inserted;
+}
+
+/* Send the rows collected so far, and note for the answer which they are. */
+static List *
+send_collected(KrModifyState *state, List *ranges)
+{
+	KrRowRange *range = MemoryContextAlloc(state->cxt, sizeof(KrRowRange));
+
+	range->first = state->sent + 1;
+	state->sent += kr_bulk_rows(state->bulk);
+	range->last = state->sent;
+	kr_bulk_queue(state->bulk, &state->stream);
+	kr_stream_push(&state->stream);
+	return lappend(ranges, range);
+}
+
+/* Several statements of many rows, all in one trip. */
+static int
+insert_in_bulk(KrModifyState *state, TupleTableSlot **slots, int nslots, uint64 *bytes)
+{
+	MemoryContext old;
+	List	   *ranges = NIL;
+	int			inserted = 0;
+	ListCell   *cell;
+
+	*bytes = 0;
+	MemoryContextReset(state->cxt);
+	old = MemoryContextSwitchTo(state->cxt);
+	for (int i = 0; i < nslots; i++)
+	{
+		uint64		before = kr_bulk_bytes(state->bulk);
+
+		if (!kr_bulk_add(state->bulk, slots[i]))
+		{
+			ranges = send_collected(state, ranges);
+			before = 0;
+			(void) kr_bulk_add(state->bulk, slots[i]);
+		}
+		*bytes += kr_bulk_bytes(state->bulk) - before;
+		if (kr_bulk_is_full(state->bulk))
+			ranges = send_collected(state, ranges);
+	}
+	if (kr_bulk_rows(state->bulk) > 0)
+		ranges = send_collected(state, ranges);
+	kr_stream_send(&state->stream);
+
+	foreach(cell, ranges)
+	{
+		ErrorContextCallback callback = {error_context_stack, range_context, lfirst(cell)};
+
+		error_context_stack = &callback;
+		if (kr_stream_next(&state->stream) != NULL)
+			elog(ERROR, "an INSERT has sent rows");
+		error_context_stack = callback.previous;
+		inserted += state->stream.affected;
+	}
+	kr_bulk_confirm(state->bulk);
+	MemoryContextSwitchTo(old);
+	return inserted;
+}
+
+/* Can these rows go in bulk? */
+static bool
+prepare_bulk(KrModifyState *state, EState *estate, Relation rel, int nslots)
+{
+	if (state->bulk == NULL && !state->no_bulk && nslots >= MIN_BULK)
+	{
+		MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+
+		state->bulk = kr_bulk_create(rel, &state->target, state->target_attrs,
+									 state->source_default, state->conflict);
+		state->no_bulk = state->bulk == NULL;
+		MemoryContextSwitchTo(old);
+	}
+	return state->bulk != NULL;
+}
+
+/*
+ * Let the next batch have more rows, as far as rows of this one's size allow.
+ * The executor has made its arrays for the first batch; it looks at them and at
+ * the batch's size anew for every row.
+ */
+static void
+resize_batch(EState *estate, ResultRelInfo *relinfo, int rows, uint64 bytes)
+{
+	KrModifyState *state = relinfo->ri_FdwState;
+	int			natts = RelationGetDescr(relinfo->ri_RelationDesc)->natts;
+	int			most = SLOT_BYTES / (2 * (natts * sizeof(FormData_pg_attribute) + 400));
+	int			size;
+
+	most = Max(most, FIRST_BATCH);
+	size = Min((int64) rows * BATCH_GROWTH, most);
+	size = Max(Min(size, (int64) (BATCH_BYTES / (bytes / rows + 1))), 2);
+
+	if (size > FIRST_BATCH && !state->more_slots)
+	{
+		Size		length = most * sizeof(TupleTableSlot *);
+		TupleTableSlot **slots = MemoryContextAlloc(estate->es_query_cxt, length);
+		TupleTableSlot **plan_slots = MemoryContextAlloc(estate->es_query_cxt, length);
+
+		length = relinfo->ri_NumSlotsInitialized * sizeof(TupleTableSlot *);
+		memcpy(slots, relinfo->ri_Slots, length);
+		memcpy(plan_slots, relinfo->ri_PlanSlots, length);
+		relinfo->ri_Slots = slots;
+		relinfo->ri_PlanSlots = plan_slots;
+		state->more_slots = true;
+	}
+	relinfo->ri_BatchSize = size;
+}
+
 /*
  * Several rows in one trip. Only used where nothing looks at the rows
  * afterwards, so all that is told back is how many were inserted. The array
@@ -329,23 +530,28 @@ kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **sl
 					 TupleTableSlot **plan_slots, int *nslots)
 {
 	KrModifyState *state = relinfo->ri_FdwState;
-	int			inserted = 0;
+	int			rows = *nslots;
+	uint64		bytes;
 
-	for (int i = 0; i < *nslots; i++)
-		queue_row(state, estate, slots[i], plan_slots ? plan_slots[i] : NULL);
-	kr_stream_send(&state->stream);
-	for (int i = 0; i < *nslots; i++)
+	lease(state, estate);
+	if (!prepare_bulk(state, estate, relinfo->ri_RelationDesc, rows))
 	{
-		if (finish_row(state, slots[i]))
-			inserted++;
+		*nslots = insert_singly(state, estate, slots, plan_slots, rows);
+		return slots;
 	}
-	*nslots = inserted;
+	*nslots = insert_in_bulk(state, slots, rows, &bytes);
+
+	/* COPY has slots of its own. */
+	if (slots == relinfo->ri_Slots && state->batch_option == 0 && rows == relinfo->ri_BatchSize)
+		resize_batch(estate, relinfo, rows, bytes);
 	return slots;
 }
 
 int
 kr_modify_batch_size(ResultRelInfo *relinfo)
 {
+	int			option = batch_size_option(relinfo->ri_RelationDesc);
+
 	/*
 	 * What looks at each row needs it to have been inserted when it looks; a
 	 * BEFORE trigger may even query the table.
@@ -356,7 +562,7 @@ kr_modify_batch_size(ResultRelInfo *relinfo)
 		 (relinfo->ri_TrigDesc->trig_insert_before_row ||
 		  relinfo->ri_TrigDesc->trig_insert_after_row)))
 		return 1;
-	return BATCH_SIZE;
+	return option > 0 ? option : FIRST_BATCH;
 }
 
 void

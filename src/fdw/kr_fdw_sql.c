@@ -121,14 +121,14 @@ kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target, List *relids)
 
 /* ---------- INSERT ---------- */
 
-static const char *
-column_name(Relation rel, int attnum)
+const char *
+kr_fdw_column_name(Relation rel, int attnum)
 {
 	const char *name = option(GetForeignColumnOptions(RelationGetRelid(rel), attnum),
 							  "column_name");
 
-	return quote_identifier(name ? name :
-							NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname));
+	return name ? name :
+		NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname);
 }
 
 /* A table's name in the data source, with the marker where the tenant's schema goes. */
@@ -171,7 +171,8 @@ kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
 
 		if (attr->attisdropped)
 			continue;
-		appendStringInfo(&columns, "%s%s", comma, column_name(rel, attnum));
+		appendStringInfo(&columns, "%s%s", comma,
+						 quote_identifier(kr_fdw_column_name(rel, attnum)));
 		*targets = lappend_int(*targets, attnum);
 		if (returning)
 			*retrieved = lappend_int(*retrieved, attnum);

@@ -1,0 +1,194 @@
+/*
+ * kr_fdw_shape.c
+ *	  What a table looks like in the data source: its columns' types there, and
+ *	  whether COPY can write to it.
+ *
+ * One INSERT needs none of this: a parameter takes the type of its column. Many
+ * rows in one statement do. A table is asked about once in a backend, and again
+ * after any statement that relied on the answer and did not succeed: an answer
+ * counts as doubtful while it is being used, and the user says when it was
+ * right.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#include "kr_fdw_bulk.h"
+
+/* Tables that a backend remembers; then it starts anew. */
+#define MAX_SHAPES 512
+
+/* Two quoted identifiers of which every character is a quote. */
+#define MAX_TABLE_NAME (2 * (2 * NAMEDATALEN + 2) + 2)
+
+typedef struct ShapeKey
+{
+	pg_uuid_t	source_id;
+	uint64		stamp;			/* of the source's options */
+	char		table[MAX_TABLE_NAME];
+} ShapeKey;
+
+typedef struct ShapeEntry
+{
+	ShapeKey	key;
+	bool		doubtful;
+	MemoryContext cxt;			/* of the shape; NULL: none yet */
+	KrShape		shape;
+} ShapeEntry;
+
+static HTAB *shapes = NULL;
+
+/*
+ * COPY writes past rules, is refused for views, and under row security.
+ */
+static const char *const shape_sql =
+"SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), "
+"c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid) "
+"FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
+"WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+
+static void
+forget_all(void)
+{
+	HASH_SEQ_STATUS status;
+	ShapeEntry *entry;
+
+	hash_seq_init(&status, shapes);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (entry->cxt != NULL)
+			MemoryContextDelete(entry->cxt);
+	}
+	hash_destroy(shapes);
+	shapes = NULL;
+}
+
+static void
+make_key(ShapeKey *key, const KrTarget *target, const char *table)
+{
+	memset(key, 0, sizeof(*key));
+	key->source_id = target->source->id;
+	key->stamp = target->source->stamp;
+	strlcpy(key->table, table, sizeof(key->table));
+}
+
+static ShapeEntry *
+find_entry(const KrTarget *target, const char *table)
+{
+	ShapeKey	key;
+	ShapeEntry *entry;
+	bool		found;
+
+	if (shapes != NULL && hash_get_num_entries(shapes) >= MAX_SHAPES)
+		forget_all();
+	if (shapes == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(ShapeKey), .entrysize = sizeof(ShapeEntry)};
+
+		shapes = hash_create("kessel remote tables", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	make_key(&key, target, table);
+	entry = hash_search(shapes, &key, HASH_ENTER, &found);
+	if (!found)
+	{
+		entry->doubtful = true;
+		entry->cxt = NULL;
+	}
+	return entry;
+}
+
+/* What the data source says, in a context of the caller's. */
+static void
+ask(KrShape *shape, const KrTarget *target, const char *table)
+{
+	KrStream   *stream = palloc(sizeof(KrStream));
+	PGresult   *result;
+
+	memset(shape, 0, sizeof(*shape));
+	kr_stream_init(stream, kr_remote_lease(target), CurrentMemoryContext, false, NULL, NULL);
+	kr_stream_queue(stream, shape_sql, 1, &table, false);
+	kr_stream_send(stream);
+	result = kr_stream_next(stream);
+	if (result == NULL || PQnfields(result) != 4)
+		return;
+
+	shape->ncolumns = PQntuples(result);
+	shape->columns = palloc(Max(shape->ncolumns, 1) * sizeof(KrRemoteColumn));
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		shape->columns[i].name = pstrdup(PQgetvalue(result, i, 0));
+		shape->columns[i].type = strtoul(PQgetvalue(result, i, 1), NULL, 10);
+		shape->columns[i].type_name = pstrdup(PQgetvalue(result, i, 2));
+		shape->copyable = strcmp(PQgetvalue(result, i, 3), "t") == 0;
+	}
+}
+
+const KrShape *
+kr_shape_of(const KrTarget *target, const char *table)
+{
+	ShapeEntry *entry = find_entry(target, table);
+	MemoryContext cxt;
+	MemoryContext old;
+	MemoryContext asking;
+	KrShape		shape;
+
+	if (!entry->doubtful)
+	{
+		entry->doubtful = true;
+		return &entry->shape;
+	}
+
+	asking = AllocSetContextCreate(CurrentMemoryContext, "kessel remote table asked for",
+								   ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(asking);
+	ask(&shape, target, table);
+	MemoryContextSwitchTo(old);
+
+	/* The way here may have led through another query that made room. */
+	entry = find_entry(target, table);
+	if (entry->cxt != NULL)
+		MemoryContextDelete(entry->cxt);
+	entry->cxt = NULL;
+	cxt = AllocSetContextCreate(TopMemoryContext, "kessel remote table", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(cxt);
+	entry->shape = shape;
+	entry->shape.columns = palloc(Max(shape.ncolumns, 1) * sizeof(KrRemoteColumn));
+	for (int i = 0; i < shape.ncolumns; i++)
+	{
+		entry->shape.columns[i].name = pstrdup(shape.columns[i].name);
+		entry->shape.columns[i].type = shape.columns[i].type;
+		entry->shape.columns[i].type_name = pstrdup(shape.columns[i].type_name);
+	}
+	entry->cxt = cxt;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(asking);
+	return &entry->shape;
+}
+
+void
+kr_shape_confirm(const KrTarget *target, const char *table)
+{
+	ShapeKey	key;
+	ShapeEntry *entry;
+
+	if (shapes == NULL)
+		return;
+	make_key(&key, target, table);
+	entry = hash_search(shapes, &key, HASH_FIND, NULL);
+	if (entry != NULL && entry->cxt != NULL)
+		entry->doubtful = false;
+}
+
+const KrRemoteColumn *
+kr_shape_column(const KrShape *shape, const char *name)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		if (strcmp(shape->columns[i].name, name) == 0)
+			return &shape->columns[i];
+	}
+	return NULL;
+}
