@@ -1,138 +1,421 @@
 # Run by make bench: a router table beside a postgres_fdw table and a direct
-# connection; the cost of a tenant switch; ten tenants beside 100,000.
+# connection to the data source, without and with 5 ms of network between the
+# servers; memory of long scans; the cost of a tenant switch; ten tenants beside
+# 100,000.
 #
 # All ways of one question are measured in the same run, in short alternating
-# rounds, one client on loopback; what is printed is the best round of each,
-# which is the one least disturbed by what else the machine does, and ratios.
-# Absolute numbers say something about this machine only.
+# rounds; what is printed is the best round of each, which is the one least
+# disturbed by what else the machine does, and ratios. Absolute numbers say
+# something about this machine only.
 #
-#   KR_BENCH_ROUNDS   default 9      KR_BENCH_SECONDS  of one round, default 1
+# Short statements run under pgbench -M prepared, all ways alike; the first
+# transaction of each client, which connects, does not count. Bulk loads run in
+# a psql that stays, and are timed by it. The 5 ms are a round trip through
+# KesselProxy, for the direct connection too; the app is near the infra server.
+#
+#   KR_BENCH_ROUNDS   default 3      KR_BENCH_SECONDS  of one round, default 1
+#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory'
 use strict;
 use warnings;
 
 use lib 'test/lib';
 use IPC::Run ();
+use KesselProxy;
 use KesselTest;
-use List::Util qw(min);
+use List::Util qw(min sum);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $rounds  = $ENV{KR_BENCH_ROUNDS}  || 9;
+my $rounds  = $ENV{KR_BENCH_ROUNDS}  || 3;
 my $seconds = $ENV{KR_BENCH_SECONDS} || 1;
-my $rows    = 10_000;
+my $only    = $ENV{KR_BENCH_ONLY}    || '';
+my $rows    = 100_000;
+my $network = 5;                        # ms, a round trip
 my $user_id = '11111111-1111-4111-8111-111111111111';
 my $scripts = PostgreSQL::Test::Utils::tempdir('scripts');
-my @table;
+my %goals;
 
-my $k = KesselTest->new(conf => "shared_preload_libraries = 'kessel_router'\n");
-my $schema = $k->data_cluster('schemas');
-my $shared = $k->data_cluster('shared');
+# What postgres_fdw is at its best with: tried from 100 to 50,000.
+my $best_options = "fetch_size '10000', batch_size '1000'";
+
+my $k    = KesselTest->new(conf => "shared_preload_libraries = 'kessel_router'\n");
+my $data = $k->data_cluster('data', conf => "max_wal_size = 4GB\n");
+my $far  = KesselProxy->new($data->{port}, parse => 0);
+$far->delay($network);
 
 #
-# Tenants a and b in schemas of one source, c and d in rows of another.
+# The tables, each made when the first question asks for it. The same in
+# schemas of the infra database: data (router; the tenant says whether near or
+# far), plain and best (postgres_fdw), plain_far and best_far.
 #
-$k->crm_schema($schema, $_, rows => $rows) foreach qw(a b);
-$k->data_source($schema, isolation => 'schema');
-$k->data_source($shared, isolation => 'row');
-$k->exec("SELECT kessel.install_agent('schemas')");
-$k->crm_row($shared, [qw(c d)], rows => $rows);
-foreach my $tenant (qw(a b c d))
-{
-    my $source = $tenant =~ /[ab]/ ? 'schemas' : 'shared';
-    $k->exec("SELECT kessel.create_tenant('$tenant', data_source => '$source', tenant_id_in_data_source => '$tenant');"
-          . "SELECT kessel.add_member('$tenant', '$user_id')");
-}
-$k->data_exec($_, 'VACUUM ANALYZE') foreach $schema, $shared;
-$k->exec(<<"SQL");
-SELECT kessel.import_tables('schemas', 'a');
-GRANT USAGE ON SCHEMA data TO app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA data TO app;
-CREATE SERVER plain FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$schema->{port}', dbname '$schema->{db}');
-CREATE USER MAPPING FOR PUBLIC SERVER plain OPTIONS (user '$schema->{runtime}', password '$schema->{password}');
-CREATE SCHEMA plain;
-IMPORT FOREIGN SCHEMA a FROM SERVER plain INTO plain;
-GRANT USAGE ON SCHEMA plain TO app;
-GRANT SELECT ON ALL TABLES IN SCHEMA plain TO app;
-ALTER ROLE app SET "request.jwt.claims" = '{"sub": "$user_id"}';
-ALTER ROLE app SET kessel.tenant = 'a';
-SQL
+my %made;
+my $typical = 'id bigint, ref uuid, name text, amount numeric(12,2), created_at timestamptz, active boolean, owner_id integer, kind text';
+my $typical_rows = "SELECT i, md5(i::text)::uuid, 'item number ' || i, (i % 100000) / 100.0, '2026-01-01'::timestamptz + i * interval '1 second', i % 3 = 0, 1 + i % 1000, "
+  . "'kind ' || i % 20 FROM generate_series(1, %d) i";
+my %definition = (
+    items  => "CREATE TABLE items ($typical, PRIMARY KEY (id)) WITH (fillfactor = 80); INSERT INTO items " . sprintf($typical_rows, $rows),
+    owners => "CREATE TABLE owners (id integer PRIMARY KEY, name text); INSERT INTO owners SELECT i, 'owner ' || i FROM generate_series(1, 1000) i",
+    target => "CREATE TABLE target ($typical, PRIMARY KEY (id))",
+    big    => "CREATE UNLOGGED TABLE big ($typical); INSERT INTO big " . sprintf($typical_rows, 1_000_000),
+    five   => 'CREATE VIEW five AS SELECT big.* FROM big, generate_series(1, 5)',
+);
 
-sub infra_url
+sub infra_url { my ($db) = @_; return sprintf('host=127.0.0.1 port=%d dbname=%s user=app', $k->node->port, $db || 'infra') }
+
+sub source_url { my ($away) = @_; return $k->url({ %$data, port => $away ? $far->port : $data->{port} }) }
+
+sub servers
 {
-    my ($db) = @_;
-    return sprintf('host=127.0.0.1 port=%d dbname=%s user=app', $k->node->port, $db || 'infra');
+    return if $made{servers}++;
+    foreach my $away ('', '_far')
+    {
+        my $port = $away ? $far->port : $data->{port};
+        my $name = $away ? 'far' : 'near';
+        $k->exec("SELECT kessel.create_data_source('$name', '@{[ source_url($away) ]}');"
+              . "SELECT kessel.create_tenant('$name', data_source => '$name'); SELECT kessel.add_member('$name', '$user_id')");
+        foreach my $way ([ plain => '' ], [ best => ", $best_options" ])
+        {
+            my $server = "$way->[0]$away";
+            $k->exec("CREATE SERVER $server FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$port', dbname '$data->{db}'$way->[1]);"
+                  . "CREATE USER MAPPING FOR PUBLIC SERVER $server OPTIONS (user '$data->{runtime}', password '$data->{password}');"
+                  . "CREATE SCHEMA $server; GRANT USAGE ON SCHEMA $server TO app");
+        }
+    }
+    $k->exec("CREATE SCHEMA data; GRANT USAGE ON SCHEMA data TO app; ALTER ROLE app SET \"request.jwt.claims\" = '{\"sub\": \"$user_id\"}'");
+    return;
 }
+
+sub need
+{
+    servers();
+    foreach my $name (grep { !$made{$_}++ } @_)
+    {
+        need('big') if $name eq 'five';
+        $k->data_exec($data, "SET ROLE $data->{owner}; $definition{$name}; GRANT SELECT, INSERT, UPDATE, DELETE ON $name TO $data->{runtime}");
+        $k->data_exec($data, "VACUUM ANALYZE $name") if $name ne 'five';
+        $k->exec("SELECT kessel.import_tables('near', 'public', 'data', '{$name}')");
+        $k->exec("IMPORT FOREIGN SCHEMA public LIMIT TO ($name) FROM SERVER $_ INTO $_") foreach qw(plain best plain_far best_far);
+        $k->exec("GRANT SELECT, INSERT, UPDATE, DELETE ON $_.$name TO app") foreach qw(data plain best plain_far best_far);
+    }
+    return;
+}
+
+#
+# Measuring
+#
 
 sub script
 {
-    my ($name, $sql) = @_;
-    append_to_file("$scripts/$name", $sql);
-    return "$scripts/$name";
+    my ($sql) = @_;
+    my $file = sprintf '%s/%d', $scripts, ++$made{scripts};
+    append_to_file($file, $sql);
+    return $file;
 }
 
-# Microseconds of one transaction.
+# Microseconds of one transaction, the first one of each client apart.
 sub measure
 {
     my ($way) = @_;
     my ($out, $err) = ('', '');
+    my $clients = $way->{clients} || 1;
+    my $log = sprintf '%s/log%d', $scripts, ++$made{logs};
     local $ENV{PGOPTIONS} = $way->{options} || '';
-    IPC::Run::run([ 'pgbench', '-n', '-c', 1, '-T', $seconds, '-M', $way->{mode} || 'prepared',
-            (map { ('-f', $_) } @{ $way->{scripts} }), $way->{url} || infra_url() ], '>', \$out, '2>', \$err)
+
+    # postgres_fdw reads in REPEATABLE READ: rarely, two clients hit the same row.
+    IPC::Run::run([ 'pgbench', '-n', '-c', $clients, '-j', $clients > 1 ? 2 : 1, '-T', $seconds, '-M', $way->{mode} || 'prepared', '--max-tries=10',
+            '-l', "--log-prefix=$log", (map { ('-f', $_) } @{ $way->{scripts} }), $way->{url} || infra_url() ], '>', \$out, '2>', \$err)
       or die "pgbench: $err\n";
     $out =~ /failed transactions: ([1-9]\d*)/ and die "pgbench: $1 failed transactions\n$err\n";
-    $out =~ /latency average = ([\d.]+) ms/ or die "pgbench printed no latency:\n$out\n";
-    # The tps line has more digits than the latency.
-    $out =~ /tps = ([\d.]+) / or die "pgbench printed no tps:\n$out\n";
-    return 1e6 / $1;
+    my (@first, @times);
+    foreach my $file (glob "$log.*")
+    {
+        my %seen;
+        foreach my $line (split /\n/, slurp_file($file))
+        {
+            my ($client, undef, $us) = split / /, $line;
+            push @{ $seen{$client}++ ? \@times : \@first }, $us;
+        }
+        unlink $file;
+    }
+    # One that is so slow that no second one came counts as it is.
+    @times = @first unless @times;
+    @times or die "pgbench did nothing:\n$out\n";
+    return sum(@times) / @times / $clients;
 }
 
-# compare(TITLE, [LABEL, WAY], ...): ratios are against the first.
-sub compare
+# Microseconds of one statement in a psql that stays. A way that would take
+# long does it for fewer rows, and its time is multiplied.
+sub measure_load
 {
-    my ($title, @ways) = @_;
-    my %us;
-    foreach my $round (1 .. $rounds)
+    my ($way) = @_;
+    if (!$way->{rows})
     {
-        # Forwards and backwards in turn: no way is always the first.
-        push @{ $us{ $_->[0] } }, measure($_->[1]) foreach $round % 2 ? @ways : reverse @ways;
+        my $whole = load_once($way, 1000) * 100 / 1e6;
+        $way->{rows} = $whole > 50 ? 1000 : $whole > 5 ? 10_000 : $rows;
     }
-    my $base = min(@{ $us{ $ways[0][0] } });
-    push @table, [ $title, '', '', '' ];
-    foreach my $way (@ways)
-    {
-        my $us = min(@{ $us{ $way->[0] } });
-        push @table, [ "  $way->[0]", sprintf('%.0f', $us), sprintf('%.0f', 1e6 / $us), sprintf('%.2f', $us / $base) ];
-    }
-    diag("measured: $title");
+    return load_once($way, $way->{rows}) * $rows / $way->{rows};
+}
+
+sub load_once
+{
+    my ($way, $n) = @_;
+    my $s = $way->{session} ||= do {
+        my $new = $k->session(%{ $way->{connect} });
+        $new->run('\timing on');
+        $new->run("SELECT count(*) FROM $way->{target} WHERE id = 0");
+        $new;
+    };
+    $k->data_exec($data, 'TRUNCATE target');
+    my $r = $s->run($way->{sql}->($n));
+    die "$r->{err}\n" if $r->{state} ne '';
+    my ($ms) = $r->{out} =~ /Time: ([\d.]+) ms/ or die "psql printed no time:\n$r->{out}\n";
+    my $found = $k->data_exec($data, 'SELECT count(*) FROM target');
+    die "$found rows arrived instead of $n\n" if $found != $n;
+    return $ms * 1000;
+}
+
+# Each line is in the table as soon as it is known.
+sub line
+{
+    my $text = sprintf '%-44s %10s %8s %10s %12s %9s  %s', map { defined $_ ? $_ : '' } @_[ 0 .. 6 ];
+    $text =~ s/\s+$//;
+    append_to_file($ENV{KR_BENCH_OUT}, "$text\n");
     return;
 }
 
-my $point = "\\set id random(1, $rows)\nSELECT id, name, balance FROM %s WHERE id = :id;\n";
-compare(
-    'point SELECT by primary key',
-    [ 'direct connection', { url => $k->url($schema), scripts => [ script('direct', sprintf $point, 'a.accounts') ] } ],
-    [ 'postgres_fdw table', { scripts => [ script('plain', sprintf $point, 'plain.accounts') ] } ],
-    [ 'router table, schema isolation', { scripts => [ script('router', sprintf $point, 'data.accounts') ] } ],
-    [ 'router table, row isolation', { options => '-c kessel.tenant=c', scripts => [ script('router_row', sprintf $point, 'data.accounts') ] } ]);
-
-foreach my $case ([ 'schema', 'a', 'b' ], [ 'row', 'c', 'd' ])
+sub failed
 {
-    my ($isolation, @tenants) = @$case;
-    my $body = sprintf $point, 'data.accounts';
-    $body =~ s/(\\set.*\n)//;
-    my $set = $1;
+    my ($title, $error) = @_;
+    my ($first) = split /\n/, $error;
+    diag("failed: $title: $error");
+    $made{failed}++;
+    return "failed: $first";
+}
+
+sub wanted { my ($title) = @_; return $title =~ /$only/ }
+
+# compare(TITLE, MEASURE, GOALS, [LABEL, WAY], ...): the first is the one to be
+# measured against; the columns "plain" and "best" are for the ways of that key.
+sub compare
+{
+    my ($title, $measure, $goals, @ways) = @_;
+    my (%us, $done);
+
+    return unless wanted($title);
+    my $start = time;
+    line($title);
+    eval {
+        foreach my $round (1 .. $rounds)
+        {
+            # Forwards and backwards in turn: no way is always the first.
+            push @{ $us{ $_->[0] } }, $measure->($_->[1]) foreach $round % 2 ? @ways : reverse @ways;
+        }
+        $done = 1;
+    } or line('  ' . failed($title, $@));
+    $_->[1]{session} && $_->[1]{session}->quit foreach @ways;
+    return unless $done;
+
+    my %best = map { ($_ => min(@{ $us{$_} })) } keys %us;
+    my ($plain) = map { $best{ $_->[0] } } grep { $_->[1]{key} && $_->[1]{key} eq 'plain' } @ways;
+    my ($tuned) = map { $best{ $_->[0] } } grep { $_->[1]{key} && $_->[1]{key} eq 'best' } @ways;
+    foreach my $way (@ways)
+    {
+        my $us = $best{ $way->[0] };
+        my %ratio = (direct => $us / $best{ $ways[0][0] });
+        $ratio{plain} = $plain / $us if $plain;
+        $ratio{best}  = $tuned / $us if $tuned;
+        my @verdicts = $way->[1]{key} && $way->[1]{key} eq 'router' ? map { verdict($title, $_, \%ratio) } @$goals : ();
+        my $label = $way->[0];
+        $label .= " (from $way->[1]{rows} rows)" if $way->[1]{rows} && $way->[1]{rows} != $rows;
+        line("  $label", sprintf('%.0f', $us), sprintf($us > 100_000 ? '%.2f' : '%.0f', 1e6 / $us), sprintf('%.2f', $ratio{direct}),
+            (map { defined $ratio{$_} ? sprintf('%.2f', $ratio{$_}) : '' } qw(plain best)), join '; ', @verdicts);
+    }
+    diag(sprintf 'measured: %s (%d s)', $title, time - $start);
+    return;
+}
+
+# A goal is [KIND, LIMIT]: direct (of the time, at most), speed (of the direct
+# connection's, at least), plain and best (times the speed of, at least).
+sub verdict
+{
+    my ($title, $goal, $ratio) = @_;
+    my ($kind, $limit) = @$goal;
+    my ($value, $met, $text);
+
+    if ($kind eq 'direct')    { ($value, $text) = ($ratio->{direct}, "<= $limit x direct's time"); $met = $value <= $limit }
+    elsif ($kind eq 'speed')  { ($value, $text) = (1 / $ratio->{direct}, ">= $limit x direct"); $met = $value >= $limit }
+    elsif ($kind eq 'plain')  { ($value, $text) = ($ratio->{plain}, ">= $limit x postgres_fdw"); $met = $value >= $limit }
+    elsif ($kind eq 'best')   { ($value, $text) = ($ratio->{best}, ">= $limit x its best"); $met = $value >= $limit }
+    $goals{ $met ? 'met' : 'not met' }++;
+    return sprintf '%s: %s (%.2f)', $text, $met ? 'met' : 'NOT MET', $value;
+}
+
+sub place { my ($name, $away, $clients) = @_; return $name . ($away ? ", $network ms" : '') . ($clients > 1 ? ", $clients clients" : '') }
+
+# The same statement in all ways: TABLE: stands for the schema.
+sub statement
+{
+    my ($name, $sql, %opt) = @_;
+    foreach my $clients (1, 8)
+    {
+        foreach my $away ('', '_far')
+        {
+            my $title = place($name, $away, $clients);
+            next unless wanted($title);
+            need(@{ $opt{tables} });
+            my $with = sub { my ($schema) = @_; (my $s = $sql) =~ s/TABLE:/$schema./g; return [ script($s) ] };
+            my $goals = $clients > 1 ? [] : $opt{goals}{ $away ? 'far' : 'near' } || [];
+            compare(
+                $title, \&measure, $goals,
+                [ 'direct connection', { clients => $clients, url => source_url($away), scripts => $with->('public') } ],
+                [ 'postgres_fdw', { key => 'plain', clients => $clients, scripts => $with->("plain$away") } ],
+                $opt{best} ? [ 'postgres_fdw, best options', { key => 'best', clients => $clients, scripts => $with->("best$away") } ] : (),
+                [ 'router table', { key => 'router', clients => $clients, options => '-c kessel.tenant=' . ($away ? 'far' : 'near'), scripts => $with->('data') } ]);
+        }
+    }
+    return;
+}
+
+line('PostgreSQL ' . $k->node->pg_version, 'us', 'per s', 'time', 'speed', 'speed');
+line("best of $rounds rounds of $seconds s", '', '', 'of first', 'of pg_fdw', 'of best', 'goal');
+statement('point read', "\\set id random(1, $rows)\nSELECT id, name, amount, created_at FROM TABLE:items WHERE id = :id;\n",
+    tables => ['items'], goals => { near => [ [ plain => 3 ], [ speed => 0.6 ] ], far => [ [ direct => 1.15 ] ] });
+statement('point write', "\\set id random(1, $rows)\nUPDATE TABLE:items SET amount = amount + 1 WHERE id = :id;\n",
+    tables => ['items'], goals => { far => [ [ direct => 2.1 ] ] });
+statement('read-modify-write transaction',
+    "\\set id random(1, $rows)\nBEGIN;\nSELECT amount FROM TABLE:items WHERE id = :id FOR UPDATE;\nUPDATE TABLE:items SET amount = amount + 1 WHERE id = :id;\nCOMMIT;\n",
+    tables => ['items']);
+statement('join of two tables, 10 rows',
+    "\\set id random(1, @{[ $rows - 10 ]})\nSELECT i.id, i.name, o.name FROM TABLE:items i JOIN TABLE:owners o ON o.id = i.owner_id WHERE i.id BETWEEN :id AND :id + 9;\n",
+    tables => [qw(items owners)]);
+statement('aggregate of 1,000,000 rows', "SELECT kind, count(*), sum(amount), max(created_at) FROM TABLE:big GROUP BY kind;\n", tables => ['big'], best => 1);
+statement('scan of 100,000 rows to the client', "SELECT * FROM TABLE:items;\n", tables => ['items'], best => 1,
+    goals => { near => [ [ plain => 5 ] ], far => [ [ plain => 5 ] ] });
+
+# Rows that are used here: no client's trip hides what the executors cost. The
+# direct connection has them sent to the client, which is what one would do.
+foreach my $away ('', '_far')
+{
+    my $title = place('scan of 100,000 rows used here', $away, 1);
+    next unless wanted($title);
+    need('items');
+    my $sql = 'SELECT count(x) FROM (SELECT * FROM %s.items OFFSET 0) x;';
     compare(
-        "transaction with one point SELECT, $isolation isolation",
-        [ 'no switch', { options => "-c kessel.tenant=$tenants[0]", scripts => [ script("stay_$isolation", "${set}BEGIN;\n${body}COMMIT;\n") ] } ],
-        [ 'SET LOCAL of some other setting', { options => "-c kessel.tenant=$tenants[0]", scripts => [ script("other_$isolation", "${set}BEGIN;\nSET LOCAL application_name = 'x';\n${body}COMMIT;\n") ] } ],
-        [ 'SET LOCAL kessel.tenant, the same', { scripts => [ script("same_$isolation", "${set}BEGIN;\nSET LOCAL kessel.tenant = '$tenants[0]';\n${body}COMMIT;\n") ] } ],
-        [ 'SET LOCAL kessel.tenant, two in turn', { scripts => [ map { script("turn_${isolation}_$_", "${set}BEGIN;\nSET LOCAL kessel.tenant = '$_';\n${body}COMMIT;\n") } @tenants ] } ]);
+        $title, \&measure, [ [ plain => 5 ] ],
+        [ 'direct connection, to the client', { url => source_url($away), scripts => [ script('SELECT * FROM items;') ] } ],
+        [ 'postgres_fdw', { key => 'plain', scripts => [ script(sprintf $sql, "plain$away") ] } ],
+        [ 'postgres_fdw, best options', { key => 'best', scripts => [ script(sprintf $sql, "best$away") ] } ],
+        [ 'router table', { key => 'router', options => '-c kessel.tenant=' . ($away ? 'far' : 'near'), scripts => [ script(sprintf $sql, 'data') ] } ]);
 }
 
 #
-# The same without the client's trips: transactions in a procedure's loop.
+# Bulk: 100,000 rows.
 #
-$k->exec(<<'SQL');
+foreach my $away ('', '_far')
+{
+    my %name = (insert => place('INSERT ... SELECT of 100,000 rows', $away, 1), copy => place('COPY FROM of 100,000 rows', $away, 1));
+    next unless grep { wanted($_) } values %name;
+    need(qw(target));
+    $k->exec("CREATE TABLE public.source_rows AS SELECT * FROM (" . sprintf($typical_rows, $rows) . ") AS r (id, ref, name, amount, created_at, active, owner_id, kind);"
+          . 'GRANT SELECT ON public.source_rows TO app; VACUUM ANALYZE public.source_rows') unless $made{source_rows}++;
+    $k->data_exec($data, "CREATE TABLE source_rows AS SELECT * FROM (" . sprintf($typical_rows, $rows) . ") AS r (id, ref, name, amount, created_at, active, owner_id, kind);"
+          . "GRANT SELECT ON source_rows TO $data->{runtime}; VACUUM ANALYZE source_rows") unless $made{remote_rows}++;
+    foreach my $n (1000, 10_000, $rows)
+    {
+        $k->exec("COPY (SELECT * FROM public.source_rows WHERE id <= $n ORDER BY id) TO '$scripts/rows.$n'") unless -e "$scripts/rows.$n";
+    }
+    my %connect = (
+        public => { url => source_url($away) },
+        "plain$away" => { url => infra_url() },
+        "best$away"  => { url => infra_url() },
+        data => { url => infra_url(), tenant => $away ? 'far' : 'near' });
+    foreach my $kind (qw(insert copy))
+    {
+        my $way = sub {
+            my ($schema, $key) = @_;
+            my $sql = $kind eq 'copy' ? sub { "\\copy $schema.target FROM '$scripts/rows.$_[0]'" }
+              : sub { "INSERT INTO $schema.target SELECT * FROM public.source_rows WHERE id <= $_[0];" };
+            return { key => $key, connect => $connect{$schema}, target => "$schema.target", sql => $sql };
+        };
+        compare(
+            $name{$kind}, \&measure_load, [ [ best => 1 ], [ plain => 20 ] ],
+            [ $kind eq 'copy' ? 'direct connection' : 'direct connection, rows are there already', $way->('public') ],
+            [ 'postgres_fdw', $way->("plain$away", 'plain') ],
+            [ 'postgres_fdw, best options', $way->("best$away", 'best') ],
+            [ 'router table', $way->('data', 'router') ]);
+    }
+}
+
+#
+# Memory: the peak of a backend during a scan, without what it has after a scan
+# of one row.
+#
+sub peak_memory
+{
+    my ($connect, $first, $sql) = @_;
+    my $s = $k->session(%$connect);
+    my $peak = sub {
+        my ($kb) = slurp_file('/proc/' . $s->pid . '/status') =~ /^VmHWM:\s*(\d+) kB/m;
+        return $kb / 1024;
+    };
+    my $r = $s->run($first);
+    die "$r->{err}\n" if $r->{state} ne '';
+    my $before = $peak->();
+    $r = $s->run($sql);
+    die "$r->{err}\n" if $r->{state} ne '';
+    my $more = $peak->() - $before;
+    $s->quit;
+    return $more;
+}
+
+foreach my $case (
+    [ 'memory of a scan of 5,000,000 rows', 'SELECT count(x) FROM (SELECT * FROM %s.five OFFSET 0) x' ],
+    [ 'memory of a scan of 5,000,000 rows in a cursor', 'BEGIN; DECLARE c CURSOR FOR SELECT * FROM %s.five; MOVE FORWARD ALL FROM c; COMMIT' ],
+    [ 'memory of two scans in turn of 1,000,000 rows', 'BEGIN; DECLARE a CURSOR FOR SELECT * FROM %1$s.big; DECLARE b CURSOR FOR SELECT * FROM %1$s.big;'
+          . 'FETCH 1 FROM a; FETCH 1 FROM b; FETCH 1 FROM a; MOVE FORWARD ALL FROM b; MOVE FORWARD ALL FROM a; COMMIT' ])
+{
+    my ($title, $sql) = @$case;
+    next unless wanted($title);
+    need(qw(five));
+    my $limit = 4 + 16;
+    line($title);
+    foreach ([ 'postgres_fdw', 'plain', 'near' ], [ 'postgres_fdw, best options', 'best', 'near' ], [ 'router table', 'data', 'near' ])
+    {
+        my ($label, $schema, $tenant) = @$_;
+        my $mb = eval { peak_memory({ url => infra_url(), tenant => $tenant }, "SELECT * FROM $schema.big LIMIT 1", sprintf $sql, $schema) };
+        my $text = '';
+        if (!defined $mb) { $text = failed($title, $@) }
+        elsif ($schema eq 'data') { my $met = $mb <= $limit; $goals{ $met ? 'met' : 'not met' }++; $text = "<= work_mem + 16 MB: " . ($met ? 'met' : 'NOT MET') }
+        line("  $label", defined $mb ? sprintf('%.1f MB', $mb) : '', '', '', '', '', $text);
+    }
+    diag("measured: $title");
+}
+
+#
+# Tenants: a and b in schemas of one source, c and d in rows of another.
+#
+sub tenants
+{
+    return if $made{tenants}++;
+    my $schema = $made{schemas} = $k->data_cluster('schemas');
+    my $shared = $k->data_cluster('shared');
+    $k->crm_schema($schema, $_, rows => 10_000) foreach qw(a b);
+    $k->data_source($schema, isolation => 'schema');
+    $k->data_source($shared, isolation => 'row');
+    $k->exec("SELECT kessel.install_agent('schemas')");
+    $k->crm_row($shared, [qw(c d)], rows => 10_000);
+    servers();
+    foreach my $tenant (qw(a b c d))
+    {
+        my $source = $tenant =~ /[ab]/ ? 'schemas' : 'shared';
+        $k->exec("SELECT kessel.create_tenant('$tenant', data_source => '$source', tenant_id_in_data_source => '$tenant');"
+              . "SELECT kessel.add_member('$tenant', '$user_id')");
+    }
+    $k->data_exec($_, 'VACUUM ANALYZE') foreach $schema, $shared;
+    # The same without the client's trips: transactions in a procedure's loop.
+    $k->exec(<<'SQL');
+SELECT kessel.import_tables('schemas', 'a');
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA data TO app;
 CREATE PROCEDURE public.turns(n integer, setting text, vals text[]) LANGUAGE plpgsql AS $$
 DECLARE
     found text;
@@ -147,15 +430,31 @@ BEGIN
 END
 $$;
 SQL
+    return;
+}
+
 foreach my $case ([ 'schema', 'a', 'b' ], [ 'row', 'c', 'd' ])
 {
     my ($isolation, @tenants) = @$case;
-    my @stay = (mode => 'simple', options => "-c kessel.tenant=$tenants[0]");
+    my @titles = ("transaction with one point read, $isolation isolation", "500 transactions in a procedure, $isolation isolation");
+    next unless grep { wanted($_) } @titles;
+    tenants();
+
+    my $stay = { options => "-c kessel.tenant=$tenants[0]" };
+    my $way = sub { my ($set, $more) = @_; return { %{ $more || {} }, scripts => [ script("\\set id random(1, 10000)\nBEGIN;\n${set}SELECT id, name, balance FROM data.accounts WHERE id = :id;\nCOMMIT;\n") ] } };
     compare(
-        "500 transactions with one point SELECT in a procedure, $isolation isolation",
-        [ 'no switch', { @stay, scripts => [ script("loop_$isolation", "CALL turns(500, '', '{}');\n") ] } ],
-        [ 'set_config of some other setting', { @stay, scripts => [ script("loop_other_$isolation", "CALL turns(500, 'application_name', '{x,y}');\n") ] } ],
-        [ 'set_config of kessel.tenant, two in turn', { @stay, scripts => [ script("loop_turn_$isolation", "CALL turns(500, 'kessel.tenant', '{$tenants[0],$tenants[1]}');\n") ] } ]);
+        $titles[0], \&measure, [],
+        [ 'no switch', $way->('', $stay) ],
+        [ 'SET LOCAL of some other setting', $way->("SET LOCAL application_name = 'x';\n", $stay) ],
+        [ 'SET LOCAL kessel.tenant, the same', $way->("SET LOCAL kessel.tenant = '$tenants[0]';\n") ],
+        [ 'SET LOCAL kessel.tenant, two in turn', { scripts => [ map { @{ $way->("SET LOCAL kessel.tenant = '$_';\n")->{scripts} } } @tenants ] } ]);
+
+    my $loop = sub { return { mode => 'simple', %$stay, scripts => [ script("CALL turns(500, $_[0]);\n") ] } };
+    compare(
+        $titles[1], \&measure, [],
+        [ 'no switch', $loop->("'', '{}'") ],
+        [ 'set_config of some other setting', $loop->("'application_name', '{x,y}'") ],
+        [ 'set_config of kessel.tenant, two in turn', $loop->("'kessel.tenant', '{$tenants[0],$tenants[1]}'") ]);
 }
 
 #
@@ -169,7 +468,7 @@ sub many
     $k->exec("CREATE DATABASE $db", db => 'postgres');
     $k->exec(<<"SQL", db => $db);
 CREATE EXTENSION kessel_router CASCADE;
-SELECT kessel.create_data_source('schemas', '@{[ $k->url($schema) ]}', isolation => 'schema');
+SELECT kessel.create_data_source('schemas', '@{[ $k->url($made{schemas}) ]}', isolation => 'schema');
 SELECT kessel.create_tenant('a', data_source => 'schemas', tenant_id_in_data_source => 'a');
 SELECT kessel.import_tables('schemas', 'a');
 GRANT USAGE ON SCHEMA data TO app;
@@ -182,25 +481,29 @@ SQL
     return;
 }
 
-sub explain
+sub explain_way
 {
     my ($db, $n) = @_;
     return {
         mode    => 'simple',
         url     => infra_url($db),
-        scripts => [ script("explain_${db}_$n", "\\set n random(1, $n)\nSET kessel.tenant = 'many-:n';\nEXPLAIN SELECT name FROM data.accounts WHERE id = 1;\n") ] };
+        scripts => [ script("\\set n random(1, $n)\nSET kessel.tenant = 'many-:n';\nEXPLAIN SELECT name FROM data.accounts WHERE id = 1;\n") ] };
 }
 
-many('ten', 10);
-many('many', 100_000);
-compare(
-    'SET kessel.tenant, plan and route (EXPLAIN)',
-    [ '10 tenants',                explain('ten',  10) ],
-    [ '100,000 tenants, ten used', explain('many', 10) ],
-    [ '100,000 tenants, all used', explain('many', 100_000) ]);
+my $title = 'SET kessel.tenant, plan and route (EXPLAIN)';
+if (wanted($title))
+{
+    tenants();
+    many('ten', 10);
+    many('many', 100_000);
+    compare(
+        $title, \&measure, [],
+        [ '10 tenants',                explain_way('ten',  10) ],
+        [ '100,000 tenants, ten used', explain_way('many', 10) ],
+        [ '100,000 tenants, all used', explain_way('many', 100_000) ]);
+}
 
-my $text = sprintf("%-46s %10s %10s %8s\n", 'PostgreSQL ' . $k->node->pg_version, 'us', 'per s', 'ratio');
-$text .= sprintf("%-46s %10s %10s %8s\n", @$_) foreach @table;
-append_to_file($ENV{KR_BENCH_OUT}, $text);
-pass('measured');
+line(sprintf 'goals: %d met, %d not met', $goals{met} || 0, $goals{'not met'} || 0) if %goals;
+line("questions that failed: $made{failed}") if $made{failed};
+ok(!$made{failed}, 'measured');
 done_testing();
