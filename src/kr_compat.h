@@ -41,6 +41,9 @@ kr_create_wait_event_set(int nevents)
 #endif
 }
 
+/* 16 has postgres_fdw's option analyze_sampling, which is then on. */
+#define KR_DEFAULT_ANALYZE_SAMPLES (PG_VERSION_NUM >= 160000)
+
 /*
  * The user whose privileges count for a scan or a modification: the current one
  * or, below a view, its owner. Before 16 it stands with the table.

@@ -14,6 +14,8 @@
  * kr_fdw_bulk.c      INSERT of many rows
  * kr_fdw_shape.c     what a table looks like in the data source
  * kr_fdw_truncate.c  TRUNCATE
+ * kr_fdw_analyze.c   ANALYZE
+ * kr_fdw_import.c    IMPORT FOREIGN SCHEMA
  * kr_fdw_explain.c   the route in EXPLAIN
  */
 #ifndef KR_FDW_H
@@ -212,6 +214,9 @@ extern void kr_end_modify(EState *estate, ResultRelInfo *relinfo);
 extern void kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo);
 
 extern void kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs);
+
+extern bool kr_analyze(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *pages);
+extern List *kr_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid);
 
 extern void kr_explain_route(Oid serverid, ExplainState *es);
 

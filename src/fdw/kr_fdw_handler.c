@@ -170,6 +170,10 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	routine->EndForeignInsert = kr_end_modify;
 	routine->ExecForeignTruncate = kr_exec_truncate;
 
+	/* utility commands */
+	routine->AnalyzeForeignTable = kr_analyze;
+	routine->ImportForeignSchema = kr_import_schema;
+
 	/* EXPLAIN */
 	routine->ExplainForeignScan = explain_scan;
 	routine->ExplainForeignModify = explain_modify;
