@@ -18,7 +18,9 @@
 #define KR_SLUG_MAX 63
 
 int			kr_guc_connect_timeout = 5;
+int			kr_guc_connection_idle_timeout = 600;
 bool		kr_guc_cross_tenant_writes = false;
+int			kr_guc_max_idle_connections = 32;
 char	   *kr_guc_root_key_command = NULL;
 char	   *kr_guc_root_key_file = NULL;
 int			kr_guc_root_key_timeout = 10;
@@ -42,6 +44,19 @@ kr_guc_init(void)
 							NULL,
 							NULL);
 
+	DefineCustomIntVariable("kessel.connection_idle_timeout",
+							"Sets how long a connection to a data source is kept that nobody uses.",
+							"0 keeps it. For data sources from PostgreSQL 14 on.",
+							&kr_guc_connection_idle_timeout,
+							600,
+							0,
+							86400,
+							PGC_SUSET,
+							GUC_UNIT_S,
+							NULL,
+							NULL,
+							NULL);
+
 	DefineCustomBoolVariable("kessel.cross_tenant_writes",
 							 "Lets one transaction write for several tenants or in several data sources.",
 							 "They commit one after the other: if one fails, those before it stay committed.",
@@ -52,6 +67,19 @@ kr_guc_init(void)
 							 NULL,
 							 NULL,
 							 NULL);
+
+	DefineCustomIntVariable("kessel.max_idle_connections",
+							"Sets how many connections to data sources a session keeps between transactions.",
+							"Those that were not used for the longest time are closed.",
+							&kr_guc_max_idle_connections,
+							32,
+							0,
+							1000,
+							PGC_SUSET,
+							0,
+							NULL,
+							NULL,
+							NULL);
 
 	DefineCustomStringVariable("kessel.root_key_command",
 							   "Sets the shell command that prints the vault's root key.",

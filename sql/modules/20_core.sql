@@ -25,7 +25,7 @@ CREATE UNIQUE INDEX data_sources_one_default ON app.data_sources (is_default) WH
 COMMENT ON TABLE app.data_sources IS 'Databases that hold tenant data. Written by kessel.create_data_source, alter_data_source, drop_data_source.';
 COMMENT ON COLUMN app.data_sources.isolation IS 'How tenants are kept apart there: database (one tenant has it all), schema (one each), row (shared tables under row security)';
 COMMENT ON COLUMN app.data_sources.conninfo IS 'libpq connection keywords and values, without user and without any secret';
-COMMENT ON COLUMN app.data_sources.options IS 'allow_local: boolean, may name a unix socket or this server; schema: text, where tables of database- and row-isolated tenants live, default public; password_required: boolean, default true; shared_tables: array of ''schema.table'', meant for all tenants of a row-isolated source';
+COMMENT ON COLUMN app.data_sources.options IS 'allow_local: boolean, may name a unix socket or this server; schema: text, where tables of database- and row-isolated tenants live, default public; password_required: boolean, default true; pooler: ''transaction'' where the url leads to a pooler that gives each transaction another session, default ''session''; shared_tables: array of ''schema.table'', meant for all tenants of a row-isolated source';
 COMMENT ON COLUMN app.data_sources.agent_version IS 'version of the schema kessel_agent in that database; NULL where it is not installed';
 
 CREATE TABLE app.data_source_credentials (

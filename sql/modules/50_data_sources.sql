@@ -11,7 +11,7 @@ CREATE FUNCTION kessel.create_data_source(
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'kr_create_data_source';
 COMMENT ON FUNCTION kessel.create_data_source(text, text, text, text, jsonb, text) IS
     'Makes a database known and returns its id; connects nowhere. url: a libpq URI or keyword/value string; user and password in it become the runtime credential, sealed. '
-    'isolation: database, schema or row. options: allow_local and password_required (superusers only), schema, shared_tables; see app.data_sources. '
+    'isolation: database, schema or row. options: allow_local and password_required (superusers only), pooler, schema, shared_tables; see app.data_sources. '
     'Errors: 22004 NULL, 22023 bad argument, 23505 name taken, 42501 an option for superusers, KR010 vault sealed. Errors carry neither the statement nor the password. For kessel_admin';
 
 CREATE FUNCTION kessel.alter_data_source(
@@ -51,14 +51,17 @@ BEGIN
     END IF;
     FOR option IN SELECT * FROM jsonb_each(options) WHERE value <> 'null' LOOP
         wanted := CASE option.key WHEN 'allow_local' THEN 'boolean' WHEN 'password_required' THEN 'boolean'
-                                  WHEN 'schema' THEN 'string' WHEN 'shared_tables' THEN 'array' END;
+                                  WHEN 'pooler' THEN 'string' WHEN 'schema' THEN 'string' WHEN 'shared_tables' THEN 'array' END;
         IF wanted IS NULL THEN
             RAISE EXCEPTION 'invalid option "%"', option.key
-                USING ERRCODE = 'invalid_parameter_value', HINT = 'Options are allow_local, password_required, schema and shared_tables.';
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Options are allow_local, password_required, pooler, schema and shared_tables.';
         END IF;
         IF jsonb_typeof(option.value) <> wanted THEN
             RAISE EXCEPTION 'option "%" must be a JSON %', option.key, wanted
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'See the comment of app.data_sources.options.';
+        END IF;
+        IF option.key = 'pooler' AND option.value #>> '{}' NOT IN ('session', 'transaction') THEN
+            RAISE EXCEPTION 'invalid value for option "pooler"' USING ERRCODE = 'invalid_parameter_value', HINT = 'Poolers work by session or by transaction.';
         END IF;
         IF (option.key = 'allow_local' AND option.value = 'true' OR option.key = 'password_required' AND option.value = 'false')
            AND NOT kessel._caller_is_superuser() THEN

@@ -7,7 +7,7 @@ LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'kr_connections';
 CREATE VIEW kessel.connections AS SELECT * FROM kessel._connections();
 COMMENT ON VIEW kessel.connections IS
     'Connections that this session keeps to data sources. tenant: for whom it is leased in this transaction, else NULL; remote_pid: its backend there; '
-    'server_version: as in server_version_num; last_used: start of the transaction that used it last. For kessel_service, kessel_admin';
+    'server_version: as in server_version_num; last_used: when it was last used. For kessel_service, kessel_admin';
 
 CREATE FUNCTION kessel.disconnect(data_source text DEFAULT NULL) RETURNS integer
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'kr_disconnect';

@@ -7,7 +7,7 @@
  * kr_fdw_options.c   options of servers, mappings and tables; the target of a statement
  * kr_fdw_server.c    what a server is, and where one with options of libpq leads
  * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
- * kr_fdw_rows.c      parameters to text, rows from text, rows put aside
+ * kr_fdw_rows.c      parameters to text, rows from binary or text, rows put aside
  * kr_fdw_scan.c      SELECT
  * kr_fdw_direct.c    UPDATE and DELETE that run as a whole in the data source
  * kr_fdw_modify.c    INSERT, UPDATE and DELETE row by row, COPY FROM
@@ -137,15 +137,42 @@ typedef struct KrParams
 	MemoryContext cxt;			/* reset with each evaluation */
 } KrParams;
 
+/* In which form a column of a result has come. */
+typedef enum KrForm
+{
+	KR_FORM_TEXT,
+	KR_FORM_JSONB,				/* a version, then text */
+	KR_FORM_FIXED,				/* of its own type, which is read here */
+	KR_FORM_BINARY,				/* of its own type, by its receive function */
+	KR_FORM_OTHER_BINARY		/* of another builtin type; goes through text */
+} KrForm;
+
+typedef struct KrColumn
+{
+	int			attnum;			/* attribute of the tuple, 0: none */
+	Oid			type;
+	Oid			base_type;		/* of a domain */
+	int32		typmod;
+	FmgrInfo	input;
+	Oid			ioparam;
+	KrForm		form;
+	FmgrInfo	receive;		/* of KR_FORM_BINARY, or of the remote type */
+	Oid			remote_type;
+	Oid			remote_ioparam;
+	FmgrInfo	output;			/* of the remote type */
+} KrColumn;
+
 /* How a result's columns become columns of a tuple. */
 typedef struct KrRowReader
 {
 	TupleDesc	desc;
-	AttInMetadata *input;
 	const char *relname;		/* for error context; NULL: a join */
-	int			ncolumns;		/* of the result */
-	int		   *attnums;		/* attribute of each, 0: none */
+	bool		binary;			/* the query may be asked to answer in binary form */
 	bool		system_columns; /* real tuples are needed, with ctid */
+	int			ncolumns;		/* of the result */
+	KrColumn   *columns;
+	char	  **values;			/* of the current row, each with a NUL behind it */
+	int		   *lengths;
 	MemoryContext cxt;			/* reset with each row */
 	int			current;		/* column being converted */
 } KrRowReader;
@@ -172,13 +199,19 @@ extern void kr_transmission_end(int nestlevel);
 
 extern void kr_reader_init(KrRowReader *reader, TupleDesc desc, Relation rel,
 						   List *retrieved, bool system_columns, EState *estate);
-extern void kr_reader_check(const KrRowReader *reader, const PGresult *result);
+
+/*
+ * Look at a query's first result before its rows are stored or parked. False
+ * where it has a column of a type whose binary form is not known: it must be
+ * asked for as text.
+ */
+extern bool kr_reader_describe(KrRowReader *reader, const PGresult *result);
 extern void kr_reader_store_result(KrRowReader *reader, const PGresult *result,
 								   int row, TupleTableSlot *slot);
 
 extern void kr_parked_init(KrParked *parked, EState *estate);
-extern void kr_parked_add(KrParked *parked, const KrRowReader *reader,
-						  const PGresult *result);
+extern void kr_parked_add(KrParked *parked, KrRowReader *reader,
+						  const PGresult *result, int first);
 extern bool kr_parked_next(KrParked *parked, KrRowReader *reader,
 						   TupleTableSlot *slot);
 extern void kr_parked_end(KrParked *parked);

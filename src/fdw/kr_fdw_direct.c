@@ -68,7 +68,7 @@ execute(ForeignScanState *node, KrDirectState *state)
 	EState	   *estate = node->ss.ps.state;
 	const char *const *values = kr_params_eval(&state->params, node->ss.ps.ps_ExprContext);
 
-	kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote),
+	kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote, false),
 				   estate->es_query_cxt, true, NULL, NULL);
 	kr_stream_queue(&state->stream, state->sql, state->params.count, values, true);
 	kr_stream_send(&state->stream);
@@ -76,8 +76,9 @@ execute(ForeignScanState *node, KrDirectState *state)
 	{
 		PGresult   *result = kr_stream_next(&state->stream);
 
-		if (result != NULL && state->reader.desc != NULL)
-			kr_parked_add(&state->rows, &state->reader, result);
+		if (result != NULL && state->reader.desc != NULL &&
+			kr_reader_describe(&state->reader, result))
+			kr_parked_add(&state->rows, &state->reader, result, 0);
 	}
 	state->executed = true;
 

@@ -308,7 +308,7 @@ row_statement(KrModifyState *state, EState *estate, int *nparams)
 static void
 lease(KrModifyState *state, EState *estate)
 {
-	KrConn	   *conn = kr_remote_lease(&state->target.remote);
+	KrConn	   *conn = kr_remote_lease(&state->target.remote, false);
 
 	if (state->stream.conn == NULL)
 		kr_stream_init(&state->stream, conn, estate->es_query_cxt, false, NULL, NULL);
@@ -344,7 +344,7 @@ finish_row(KrModifyState *state, TupleTableSlot *slot)
 		return false;
 	if (state->has_returning)
 	{
-		kr_reader_check(&state->reader, result);
+		(void) kr_reader_describe(&state->reader, result);
 		kr_reader_store_result(&state->reader, result, 0, slot);
 	}
 	return true;

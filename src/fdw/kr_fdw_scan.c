@@ -27,7 +27,12 @@ typedef struct KrScanState
 	KrParams	params;
 	KrRowReader reader;
 	KrStream	stream;
+	PGresult   *rows;			/* those that have come, the connection's; NULL: none */
+	int			next_row;		/* of them */
 	KrParked	parked;
+	bool		reads_once;		/* it may run outside of a transaction there */
+	bool		as_text;		/* the source has a type that we cannot read in binary form */
+	bool		described;		/* the reader knows the form of the rows */
 	bool		sent;			/* the query is under way or answered */
 	bool		ended;			/* the last row has been delivered */
 	bool		is_parked;		/* rows come from parked */
@@ -93,6 +98,34 @@ kr_fdw_scan_relids(ForeignScanState *node)
 	return relids;
 }
 
+/*
+ * Look at the first rows of a query. False where they are in a form that cannot
+ * be read: the query has to be asked again, for text.
+ */
+static bool
+accept(KrScanState *state, const PGresult *result)
+{
+	if (state->described)
+		return true;
+	if (!kr_reader_describe(&state->reader, result))
+	{
+		state->as_text = true;
+		kr_stream_refuse_binary(&state->stream);
+		return false;
+	}
+	state->described = true;
+	return true;
+}
+
+/* Put aside what has come and has not been delivered. */
+static void
+park_rows(KrScanState *state)
+{
+	if (state->rows != NULL && accept(state, state->rows))
+		kr_parked_add(&state->parked, &state->reader, state->rows, state->next_row);
+	state->rows = NULL;
+}
+
 /* Somebody else needs the connection. */
 static void
 park(KrStream *stream)
@@ -100,12 +133,12 @@ park(KrStream *stream)
 	KrScanState *state = stream->owner;
 
 	state->is_parked = true;
+	park_rows(state);
 	while (stream->pending > 0)
 	{
-		PGresult   *result = kr_stream_next(stream);
-
-		if (result != NULL)
-			kr_parked_add(&state->parked, &state->reader, result);
+		state->rows = kr_stream_next(stream);
+		state->next_row = 0;
+		park_rows(state);
 	}
 	state->parked_all = true;
 }
@@ -162,21 +195,55 @@ kr_begin_scan(ForeignScanState *node, int eflags)
 	kr_reader_init(&state->reader, kr_fdw_scan_desc(node), node->ss.ss_currentRelation,
 				   list_nth(plan->fdw_private, SCAN_RETRIEVED), plan->fsSystemCol, estate);
 	kr_parked_init(&state->parked, estate);
+
+	/* Nothing is written or locked, here or elsewhere in the statement. */
+	state->reads_once = estate->es_plannedstmt->commandType == CMD_SELECT &&
+		estate->es_plannedstmt->rowMarks == NIL &&
+		!estate->es_plannedstmt->hasModifyingCTE;
 }
 
 static void
 send_query(ForeignScanState *node, KrScanState *state)
 {
 	const char *const *values = kr_params_eval(&state->params, node->ss.ps.ps_ExprContext);
+	KrConn	   *conn = kr_remote_lease(&state->target.remote, state->reads_once);
 
 	if (state->stream.conn == NULL)
-		kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote),
-					   node->ss.ps.state->es_query_cxt, true, park, state);
-	else
-		(void) kr_remote_lease(&state->target.remote);
+		kr_stream_init(&state->stream, conn, node->ss.ps.state->es_query_cxt, true,
+					   park, state);
+	state->stream.binary = state->reader.binary && !state->as_text;
 	kr_stream_queue(&state->stream, state->sql, state->params.count, values, false);
 	kr_stream_send(&state->stream);
 	state->sent = true;
+}
+
+/* Forget the query and what came of it. */
+static void
+reset(KrScanState *state)
+{
+	kr_stream_abandon(&state->stream);
+	kr_parked_end(&state->parked);
+	state->rows = NULL;
+	state->described = false;
+	state->sent = state->ended = state->is_parked = state->parked_all = false;
+}
+
+/* Have rows at hand that can be read; false at the end. */
+static bool
+fetch_rows(ForeignScanState *node, KrScanState *state)
+{
+	for (;;)
+	{
+		if (!state->sent)
+			send_query(node, state);
+		state->rows = kr_stream_next(&state->stream);
+		state->next_row = 0;
+		if (state->rows == NULL)
+			return false;
+		if (accept(state, state->rows))
+			return true;
+		reset(state);
+	}
 }
 
 TupleTableSlot *
@@ -184,12 +251,13 @@ kr_iterate_scan(ForeignScanState *node)
 {
 	KrScanState *state = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
-	PGresult   *result;
+
+	/* Parked rows that could not be read: ask for them as text. */
+	if (state->is_parked && state->as_text && !state->described)
+		reset(state);
 
 	if (state->ended)
 		return ExecClearTuple(slot);
-	if (!state->sent)
-		send_query(node, state);
 	if (state->is_parked)
 	{
 		if (kr_parked_next(&state->parked, &state->reader, slot))
@@ -202,10 +270,11 @@ kr_iterate_scan(ForeignScanState *node)
 			(void) kr_stream_next(&state->stream);
 		}
 	}
-	else if ((result = kr_stream_next(&state->stream)) != NULL)
+	else if ((state->rows != NULL && state->stream.pending > 0) || fetch_rows(node, state))
 	{
-		kr_reader_check(&state->reader, result);
-		kr_reader_store_result(&state->reader, result, 0, slot);
+		kr_reader_store_result(&state->reader, state->rows, state->next_row, slot);
+		if (++state->next_row == PQntuples(state->rows))
+			state->rows = NULL;
 		return slot;
 	}
 	state->ended = true;
@@ -217,11 +286,8 @@ kr_rescan(ForeignScanState *node)
 {
 	KrScanState *state = node->fdw_state;
 
-	if (state == NULL || !state->sent)
-		return;
-	kr_stream_abandon(&state->stream);
-	kr_parked_end(&state->parked);
-	state->sent = state->ended = state->is_parked = state->parked_all = false;
+	if (state != NULL && state->sent)
+		reset(state);
 }
 
 void
@@ -229,8 +295,6 @@ kr_end_scan(ForeignScanState *node)
 {
 	KrScanState *state = node->fdw_state;
 
-	if (state == NULL)
-		return;
-	kr_stream_abandon(&state->stream);
-	kr_parked_end(&state->parked);
+	if (state != NULL)
+		reset(state);
 }

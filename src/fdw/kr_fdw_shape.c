@@ -108,7 +108,7 @@ ask(KrShape *shape, const KrTarget *target, const char *table)
 	PGresult   *result;
 
 	memset(shape, 0, sizeof(*shape));
-	kr_stream_init(stream, kr_remote_lease(target), CurrentMemoryContext, false, NULL, NULL);
+	kr_stream_init(stream, kr_remote_lease(target, false), CurrentMemoryContext, false, NULL, NULL);
 	kr_stream_queue(stream, shape_sql, 1, &table, false);
 	kr_stream_send(stream);
 	result = kr_stream_next(stream);

@@ -79,7 +79,7 @@ kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs)
 	appendStringInfo(&sql, " %s IDENTITY %s", restart_seqs ? "RESTART" : "CONTINUE",
 					 behavior == DROP_CASCADE ? "CASCADE" : "RESTRICT");
 
-	kr_stream_init(stream, kr_remote_lease(&target.remote), CurrentMemoryContext,
+	kr_stream_init(stream, kr_remote_lease(&target.remote, false), CurrentMemoryContext,
 				   false, NULL, NULL);
 	kr_stream_queue(stream, kr_fdw_adapt_sql(sql.data, &target, relids), 0, NULL, true);
 	kr_stream_send(stream);

@@ -35,7 +35,8 @@ typedef struct KrStream KrStream;
 struct KrStream
 {
 	KrConn	   *conn;
-	bool		single_row;		/* deliver rows as they come */
+	bool		single_row;		/* deliver rows as they come, a few at a time */
+	bool		binary;			/* ask for results in binary form; may be set for each query */
 	void		(*park) (KrStream *stream);
 	void	   *owner;			/* the user's, for park */
 	int			pending;		/* queries whose end has not been read */
@@ -55,8 +56,12 @@ extern void kr_stream_init(KrStream *stream, KrConn *conn, MemoryContext cxt,
 /*
  * A connection for the target, in a remote transaction at the local nesting
  * level. The transaction's commands travel with the first query.
+ *
+ * reads_once: the query to come neither writes nor locks. Where it is the first
+ * of a local transaction that is no block, and in READ COMMITTED, it is a
+ * transaction of its own in the data source, without commands for it.
  */
-extern KrConn *kr_remote_lease(const KrTarget *target);
+extern KrConn *kr_remote_lease(const KrTarget *target, bool reads_once);
 
 /*
  * Queue a query with text parameters. Remote statements are prepared once a
@@ -81,10 +86,13 @@ extern void kr_stream_send(KrStream *stream);
 
 /*
  * The next result that has rows, NULL at the end of each query. It belongs to
- * the connection and is valid to the next call that uses the connection.
+ * the connection and is valid until the stream is read on or abandoned.
  * Remote errors are raised here.
  */
 extern PGresult *kr_stream_next(KrStream *stream);
+
+/* The query being read is to be answered as text when it is asked again. */
+extern void kr_stream_refuse_binary(KrStream *stream);
 
 /* Nobody wants the rest. Does not wait. */
 extern void kr_stream_abandon(KrStream *stream);

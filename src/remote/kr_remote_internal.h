@@ -32,6 +32,7 @@ typedef struct KrStatement
 	dlist_node	node;			/* in KrConn.statements, newest use first */
 	uint32		hash;
 	bool		confirmed;		/* the server has said that it exists */
+	bool		text_only;		/* its result has a type that we cannot read in binary form */
 	char		name[24];
 	char	   *sql;
 } KrStatement;
@@ -66,14 +67,19 @@ struct KrConn
 	uint32		mapping_hash;
 	char	   *source_name;
 	TimestampTz last_used;
+	TimestampTz idle_limit;		/* the server may close it when it is idle at this time; 0: never */
+	bool		pooled;			/* a transaction pooler: nothing may outlive a transaction there */
+	bool		keeps_name;		/* the source says what application_name is */
+	char		named[NAMEDATALEN]; /* the tenant in the session's application_name; empty: none */
 
 	/* the lease: valid while leased is true */
 	bool		leased;
+	bool		used;			/* a query was sent in this transaction */
 	pg_uuid_t	tenant_id;
 	char		tenant[NAMEDATALEN];	/* empty: none */
 	char	   *enter;
 	int64		epoch;
-	int			depth;			/* remote nesting level; 0: no transaction */
+	int			depth;			/* remote nesting level; 0: no transaction block */
 	bool		await_commit;	/* the local commit waits for the remote one */
 	int			wrote_depth;	/* the outermost level that has written; 0: none */
 	bool		failed;			/* the server has raised an error and skips to the sync */

@@ -25,6 +25,9 @@
 /* Entries that one statement can need: deallocate, prepare, execute, sync. */
 #define QUEUE_AT_ONCE 4
 
+/* Rows in one result where libpq can do that; each holds memory until it is read. */
+#define CHUNK_ROWS 32
+
 /* Entries kept free for cleaning up, which must not allocate. */
 #define CLEANUP_RESERVE 8
 
@@ -154,11 +157,36 @@ is_error(const PGresult *result)
 		case PGRES_COMMAND_OK:
 		case PGRES_TUPLES_OK:
 		case PGRES_SINGLE_TUPLE:
+#ifdef LIBPQ_HAS_CHUNK_MODE
+		case PGRES_TUPLES_CHUNK:
+#endif
 		case PGRES_PIPELINE_SYNC:
 			return false;
 		default:
 			return true;
 	}
+}
+
+/* More results of the same query follow. */
+static bool
+is_partial(const PGresult *result)
+{
+#ifdef LIBPQ_HAS_CHUNK_MODE
+	if (PQresultStatus(result) == PGRES_TUPLES_CHUNK)
+		return true;
+#endif
+	return PQresultStatus(result) == PGRES_SINGLE_TUPLE;
+}
+
+/* Deliver the next query's rows as they come. */
+static bool
+set_row_mode(KrConn *conn)
+{
+#ifdef LIBPQ_HAS_CHUNK_MODE
+	return PQsetChunkedRowsMode(conn->pg, CHUNK_ROWS);
+#else
+	return PQsetSingleRowMode(conn->pg);
+#endif
 }
 
 static bool
@@ -254,14 +282,14 @@ skip_head(KrConn *conn)
 
 	if (head->kind == KR_PENDING_QUERY && !head->started)
 	{
-		(void) PQsetSingleRowMode(conn->pg);
+		(void) set_row_mode(conn);
 		head->started = true;
 	}
 
 	while (!ended)
 	{
 		take_result(conn, head);
-		ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
+		ended = !is_partial(conn->result);
 	}
 	if (head->kind == KR_PENDING_PREPARE)
 		head->statement->confirmed = true;
@@ -309,13 +337,13 @@ kr_stream_next(KrStream *stream)
 	if (head == NULL)
 		elog(ERROR, "no answer is outstanding on data source \"%s\"", conn->source_name);
 
-	if (!head->started && stream->single_row && !PQsetSingleRowMode(conn->pg))
+	if (!head->started && stream->single_row && !set_row_mode(conn))
 		elog(ERROR, "could not read row by row");
 	head->started = true;
 
 	take_result(conn, head);
 
-	ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
+	ended = !is_partial(conn->result);
 	if (ended)
 	{
 		const char *affected = PQcmdTuples(conn->result);
@@ -330,6 +358,15 @@ kr_stream_next(KrStream *stream)
 			return NULL;
 	}
 	return conn->result;
+}
+
+void
+kr_stream_refuse_binary(KrStream *stream)
+{
+	KrPending  *head = pending_head(stream->conn);
+
+	if (head != NULL && head->stream == stream && head->statement != NULL)
+		head->statement->text_only = true;
 }
 
 void
@@ -396,6 +433,50 @@ kr_conn_query_is_pending(const KrConn *conn)
 	return false;
 }
 
+/* Take answers that libpq has in its buffer. Sets conn->broken where they are wrong. */
+static void
+take_buffered(KrConn *conn)
+{
+	while (conn->pending_count > 0)
+	{
+		KrPending  *head = pending_head(conn);
+
+		if (head->kind == KR_PENDING_QUERY && !head->started)
+		{
+			(void) set_row_mode(conn);
+			head->started = true;
+		}
+		if (PQisBusy(conn->pg))
+			return;
+		set_result(conn, PQgetResult(conn->pg));
+		if (conn->result == NULL || is_error(conn->result) ||
+			!is_answer_to(conn->result, head))
+		{
+			conn->broken = true;
+			return;
+		}
+		if (is_partial(conn->result))
+			continue;
+		if (head->kind == KR_PENDING_PREPARE)
+			head->statement->confirmed = true;
+		if (head->kind != KR_PENDING_SYNC && !has_terminator(conn))
+		{
+			conn->broken = true;
+			return;
+		}
+		pending_pop(conn);
+	}
+}
+
+/* Read what the network has. Sets conn->broken where the connection is lost. */
+static void
+read_arrived(KrConn *conn)
+{
+	if (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg) ||
+		PQstatus(conn->pg) == CONNECTION_BAD)
+		conn->broken = true;
+}
+
 /*
  * Take what has arrived, without waiting. True when nothing is outstanding any
  * more; false also when the connection is lost (conn->broken then).
@@ -403,47 +484,23 @@ kr_conn_query_is_pending(const KrConn *conn)
 bool
 kr_conn_take_arrived(KrConn *conn)
 {
-	if (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg) ||
-		PQstatus(conn->pg) == CONNECTION_BAD)
+	take_buffered(conn);
+	if (!conn->broken && conn->pending_count > 0)
 	{
-		conn->broken = true;
+		read_arrived(conn);
+		if (!conn->broken)
+			take_buffered(conn);
+		if (!conn->broken && conn->pending_count > 0)
+			return false;
+	}
+	if (conn->broken)
 		return false;
-	}
-	while (conn->pending_count > 0)
-	{
-		KrPending  *head = pending_head(conn);
-		bool		ended;
-
-		if (head->kind == KR_PENDING_QUERY && !head->started)
-		{
-			(void) PQsetSingleRowMode(conn->pg);
-			head->started = true;
-		}
-		if (PQisBusy(conn->pg))
-			return false;
-		set_result(conn, PQgetResult(conn->pg));
-		if (conn->result == NULL || is_error(conn->result) ||
-			!is_answer_to(conn->result, head))
-		{
-			conn->broken = true;
-			return false;
-		}
-		ended = PQresultStatus(conn->result) != PGRES_SINGLE_TUPLE;
-		if (!ended)
-			continue;
-		if (head->kind == KR_PENDING_PREPARE)
-			head->statement->confirmed = true;
-		if (head->kind != KR_PENDING_SYNC && !has_terminator(conn))
-		{
-			conn->broken = true;
-			return false;
-		}
-		pending_pop(conn);
-	}
 
 	/* What comes when nothing is awaited is a farewell, or the end itself. */
-	(void) PQisBusy(conn->pg);
-	if (!PQconsumeInput(conn->pg) || PQstatus(conn->pg) == CONNECTION_BAD)
+	read_arrived(conn);
+	if (!conn->broken)
+		(void) PQisBusy(conn->pg);
+	if (PQstatus(conn->pg) == CONNECTION_BAD)
 		conn->broken = true;
 	return !conn->broken;
 }
@@ -464,15 +521,23 @@ check_in_step(KrConn *conn)
 /* lengths and formats are as for PQsendQueryPrepared(); NULL: all values are text. */
 static KrPending *
 queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams,
-	  const char *const *values, const int *lengths, const int *formats)
+	  const char *const *values, const int *lengths, const int *formats, bool binary)
 {
 	KrStatement *statement;
 	KrPending  *entry;
 
 	check_in_step(conn);
 	pending_reserve(conn, QUEUE_AT_ONCE + CLEANUP_RESERVE);
+	if (conn->pooled)
+	{
+		/* The next transaction may be on another server that knows no statement of ours. */
+		if (!PQsendQueryParams(conn->pg, sql, nparams, NULL, values, lengths, formats, binary))
+			kr_conn_lost(conn);
+		return kr_pending_push(conn, kind);
+	}
 	statement = kr_statement_prepare(conn, sql, nparams);
-	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, lengths, formats, 0))
+	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, lengths, formats,
+							 binary && !statement->text_only))
 		kr_conn_lost(conn);
 	entry = kr_pending_push(conn, kind);
 	entry->statement = statement;
@@ -483,7 +548,7 @@ queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams,
 void
 kr_conn_command(KrConn *conn, const char *sql, int nparams, const char *const *values)
 {
-	(void) queue(conn, KR_PENDING_COMMAND, sql, nparams, values, NULL, NULL);
+	(void) queue(conn, KR_PENDING_COMMAND, sql, nparams, values, NULL, NULL, false);
 }
 
 void
@@ -521,7 +586,7 @@ kr_stream_queue_formatted(KrStream *stream, const char *sql, int nparams,
 
 	if (writes)
 		kr_conn_note_write(conn);
-	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values, lengths, formats);
+	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values, lengths, formats, stream->binary);
 	entry->stream = stream;
 	entry->sql = sql;
 	stream->pending++;
@@ -582,7 +647,7 @@ kr_conn_resync(KrConn *conn, TimestampTz deadline)
 
 		if (head->kind == KR_PENDING_QUERY && !head->started)
 		{
-			(void) PQsetSingleRowMode(conn->pg);
+			(void) set_row_mode(conn);
 			head->started = true;
 		}
 		if (!wait_for_result(conn, deadline))

@@ -87,12 +87,16 @@ close_connection(PGconn *pg)
 
 /*
  * Names mean what they say. Catalog queries look dear to the planner and are
- * not; compiling one takes up to a second.
+ * not; compiling one takes up to a second. For the transaction only: a pooler
+ * may give the session to somebody else.
  */
+#define SETTINGS "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off;"
+
+/* Statements without parameters or results of interest. */
 static void
-set_up_session(PGconn *pg, const char *source)
+execute(PGconn *pg, const char *source, const char *script)
 {
-	if (!PQsendQuery(pg, "SET search_path = pg_catalog; SET jit = off"))
+	if (!PQsendQuery(pg, script))
 		kr_remote_raise_lost(pg, source);
 	PQclear(last_result(pg, source));
 }
@@ -149,10 +153,11 @@ kr_remote_query(PG_FUNCTION_ARGS)
 	pg = kr_remote_connect(source, purpose);
 	PG_TRY();
 	{
-		set_up_session(pg, source->name);
+		execute(pg, source->name, "BEGIN;" SETTINGS);
 		if (!PQsendQueryParams(pg, query, nparams, NULL, values, NULL, NULL, 0))
 			kr_remote_raise_lost(pg, source->name);
 		result = last_result(pg, source->name);
+		execute(pg, source->name, "COMMIT");
 		return_rows((ReturnSetInfo *) fcinfo->resultinfo, result);
 	}
 	PG_FINALLY();
@@ -175,10 +180,7 @@ kr_remote_exec(PG_FUNCTION_ARGS)
 
 	PG_TRY();
 	{
-		set_up_session(pg, source->name);
-		if (!PQsendQuery(pg, script))
-			kr_remote_raise_lost(pg, source->name);
-		PQclear(last_result(pg, source->name));
+		execute(pg, source->name, psprintf("%s%s", SETTINGS, script));
 	}
 	PG_FINALLY();
 	{

@@ -55,6 +55,19 @@ send_deallocate(KrConn *conn, const char *name)
 	(void) kr_pending_push(conn, KR_PENDING_COMMAND);
 }
 
+/* Executions whose answers are outstanding no longer refer to it. */
+static void
+detach_statement(KrConn *conn, const KrStatement *statement)
+{
+	for (int i = 0; i < conn->pending_count; i++)
+	{
+		KrPending  *entry = &conn->pending[(conn->pending_first + i) % conn->pending_size];
+
+		if (entry->statement == statement)
+			entry->statement = NULL;
+	}
+}
+
 /* The oldest statement whose preparation is not under way goes. */
 static void
 evict_statement(KrConn *conn)
@@ -68,6 +81,7 @@ evict_statement(KrConn *conn)
 		if (statement->confirmed)
 		{
 			send_deallocate(conn, statement->name);
+			detach_statement(conn, statement);
 			forget_statement(conn, statement);
 			return;
 		}

@@ -6,7 +6,9 @@
  * agent set there is transactional. Between transactions any tenant of the same
  * data source may take it. The remote transaction starts with the first query,
  * in the same trip, and is as deep in savepoints as the local one was when it
- * last sent something.
+ * last sent something. A local transaction that is no block and only reads needs
+ * no transaction block there: its query and what goes before it, up to the
+ * synchronisation point, are one transaction by themselves.
  *
  * Before the local commit every remote transaction gets its COMMIT at once;
  * only the answers of those that wrote are waited for, and by default only one
@@ -30,8 +32,8 @@
 #include "kr_guc.h"
 #include "kr_remote_internal.h"
 
-/* Idle connections that a backend keeps; the least recently used goes first. */
-#define MAX_IDLE_CONNECTIONS 32
+/* So much earlier than the server we take an idle connection for closed. */
+#define IDLE_MARGIN_MS 1000
 
 static dlist_head connections = DLIST_STATIC_INIT(connections);
 
@@ -58,18 +60,21 @@ kr_conn_destroy(KrConn *conn)
 
 /*
  * Settings under which text means the same on both sides, as postgres_fdw has
- * them. In a transaction of their own, so that no ROLLBACK undoes them.
+ * them, and a query that is not in a transaction block sees what is committed.
  */
+#define SETTINGS(is_local) \
+	"SELECT pg_catalog.set_config('search_path', 'pg_catalog', " is_local "), " \
+	"pg_catalog.set_config('timezone', 'GMT', " is_local "), " \
+	"pg_catalog.set_config('datestyle', 'ISO', " is_local "), " \
+	"pg_catalog.set_config('intervalstyle', 'postgres', " is_local "), " \
+	"pg_catalog.set_config('extra_float_digits', '3', " is_local "), " \
+	"pg_catalog.set_config('default_transaction_isolation', 'read committed', " is_local ")"
+
+/* In a transaction of their own, so that no ROLLBACK undoes them. */
 static void
 send_session_settings(KrConn *conn)
 {
-	kr_conn_command(conn,
-					"SELECT pg_catalog.set_config('search_path', 'pg_catalog', false), "
-					"pg_catalog.set_config('timezone', 'GMT', false), "
-					"pg_catalog.set_config('datestyle', 'ISO', false), "
-					"pg_catalog.set_config('intervalstyle', 'postgres', false), "
-					"pg_catalog.set_config('extra_float_digits', '3', false)",
-					0, NULL);
+	kr_conn_command(conn, SETTINGS("false"), 0, NULL);
 
 	/*
 	 * Should this backend be gone, its query must not run on. Not every system
@@ -80,6 +85,17 @@ send_session_settings(KrConn *conn)
 						"SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false) "
 						"WHERE pg_catalog.version() ~ 'linux'",
 						0, NULL);
+
+	/* A backend that waits for its client cannot close what it does not use. */
+	if (PQserverVersion(conn->pg) >= 140000 && kr_guc_connection_idle_timeout > 0)
+	{
+		char		seconds[16];
+		const char *values[1] = {seconds};
+
+		snprintf(seconds, sizeof(seconds), "%ds", kr_guc_connection_idle_timeout);
+		kr_conn_command(conn, "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)",
+						1, values);
+	}
 	kr_conn_sync(conn);
 }
 
@@ -108,6 +124,9 @@ open_connection(const KrSource *source)
 	conn->source_id = source->id;
 	conn->stamp = source->stamp;
 	conn->source_name = MemoryContextStrdup(cxt, source->name);
+	conn->pooled = source->transaction_pooler;
+	for (int i = 0; i < source->noptions; i++)
+		conn->keeps_name |= strcmp(source->keywords[i], "application_name") == 0;
 	conn->serverid = source->serverid;
 	if (OidIsValid(source->serverid))
 	{
@@ -141,7 +160,8 @@ open_connection(const KrSource *source)
 	AddWaitEventToSet(conn->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(conn->waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	conn->broken = false;
-	send_session_settings(conn);
+	if (!conn->pooled)
+		send_session_settings(conn);
 	return conn;
 }
 
@@ -181,7 +201,8 @@ find_idle(const KrSource *source)
 			memcmp(&conn->source_id, &source->id, sizeof(pg_uuid_t)) != 0)
 			continue;
 		(void) kr_conn_take_arrived(conn);
-		if (conn->broken || conn->unwanted || conn->stamp != source->stamp)
+		if (conn->broken || conn->unwanted || conn->stamp != source->stamp ||
+			(conn->idle_limit != 0 && GetCurrentTimestamp() >= conn->idle_limit))
 			kr_conn_destroy(conn);
 		else
 			return conn;
@@ -206,8 +227,8 @@ lease(KrConn *conn, const KrTarget *target)
 	conn->epoch = target->epoch;
 	conn->tenant_id = target->tenant_id;
 	strlcpy(conn->tenant, target->tenant ? target->tenant : "", sizeof(conn->tenant));
-	conn->last_used = GetCurrentTransactionStartTimestamp();
 	conn->leased = true;
+	conn->used = false;
 	conn->await_commit = false;
 	conn->wrote_depth = 0;
 	conn->depth = 0;
@@ -242,29 +263,74 @@ start_transaction_sql(void)
 		"START TRANSACTION ISOLATION LEVEL READ COMMITTED";
 }
 
+/*
+ * A query that neither writes nor locks, the first of a transaction that is no
+ * block, with nothing that START TRANSACTION would have to say.
+ */
+static bool
+may_run_alone(const KrConn *conn, bool reads_once)
+{
+	return reads_once && !conn->used && conn->depth == 0 &&
+		!IsTransactionBlock() && GetCurrentTransactionNestLevel() == 1 &&
+		!XactReadOnly && !IsolationUsesXactSnapshot();
+}
+
+/* What application_name says there: this backend and the tenant. */
+static const char *
+session_name(const KrConn *conn)
+{
+	return psprintf("kessel_router %d %s", MyProcPid, conn->tenant);
+}
+
+/* The context of a transaction there: settings, whose it is, the agent's consent. */
 static void
-queue_begin(KrConn *conn)
+queue_context(KrConn *conn)
+{
+	bool		rename = !conn->keeps_name && strcmp(conn->named, conn->tenant) != 0;
+	char		epoch[MAXINT8LEN + 1];
+	const char *values[3] = {conn->enter, epoch, NULL};
+
+	if (conn->pooled)
+		kr_conn_command(conn, SETTINGS("true"), 0, NULL);
+	pg_lltoa(conn->epoch, epoch);
+	if (conn->pooled || !rename)
+	{
+		if (conn->enter != NULL)
+			kr_conn_command(conn, "SELECT kessel_agent.enter($1, $2)", 2, values);
+		return;
+	}
+
+	values[2] = session_name(conn);
+	if (conn->enter != NULL)
+		kr_conn_command(conn,
+						"SELECT kessel_agent.enter($1, $2), pg_catalog.set_config('application_name', $3, false)",
+						3, values);
+	else
+		kr_conn_command(conn,
+						"SELECT pg_catalog.set_config('application_name', $1, false)",
+						1, &values[2]);
+	strlcpy(conn->named, conn->tenant, sizeof(conn->named));
+}
+
+static void
+queue_begin(KrConn *conn, bool reads_once)
 {
 	int			level = GetCurrentTransactionNestLevel();
+	bool		alone = may_run_alone(conn, reads_once);
 
 	if (conn->depth == 0)
 	{
-		kr_conn_command(conn, start_transaction_sql(), 0, NULL);
-		conn->depth = 1;
-		/* A serializable reader may learn only at COMMIT that it must not be. */
-		conn->await_commit = IsolationIsSerializable();
-		if (conn->enter != NULL)
+		if (!alone)
 		{
-			char		epoch[MAXINT8LEN + 1];
-			const char *values[2];
-
-			pg_lltoa(conn->epoch, epoch);
-			values[0] = conn->enter;
-			values[1] = epoch;
-			kr_conn_command(conn, "SELECT kessel_agent.enter($1, $2)", 2, values);
+			kr_conn_command(conn, start_transaction_sql(), 0, NULL);
+			conn->depth = 1;
+			/* A serializable reader may learn only at COMMIT that it must not be. */
+			conn->await_commit = IsolationIsSerializable();
 		}
+		queue_context(conn);
 	}
-	while (conn->depth < level)
+	conn->used = true;
+	while (!alone && conn->depth < level)
 	{
 		char		sql[64];
 
@@ -275,7 +341,7 @@ queue_begin(KrConn *conn)
 }
 
 KrConn *
-kr_remote_lease(const KrTarget *target)
+kr_remote_lease(const KrTarget *target, bool reads_once)
 {
 	KrConn	   *conn = find_leased(target);
 
@@ -289,7 +355,7 @@ kr_remote_lease(const KrTarget *target)
 	kr_remote_check_password(conn->pg, target->source);
 	if (target->close_after)
 		conn->unwanted = true;
-	queue_begin(conn);
+	queue_begin(conn, reads_once);
 	return conn;
 }
 
@@ -342,6 +408,8 @@ settle(KrConn *conn)
 													   KR_CLEANUP_TIMEOUT_MS);
 	int			patience = 100; /* ms */
 
+	/* What the transaction has set is undone. */
+	conn->named[0] = '\0';
 	while (!conn->broken)
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -396,6 +464,17 @@ send_commit(KrConn *conn)
 	return conn->await_commit;
 }
 
+/* Stop a query that was not in a transaction block, if it is still running. */
+static void
+finish_alone(KrConn *conn)
+{
+	if (conn->reader != NULL)
+		kr_stream_abandon(conn->reader);
+	if (conn->failed ||
+		(kr_conn_query_is_pending(conn) && !kr_conn_take_arrived(conn)))
+		settle(conn);
+}
+
 static void
 before_commit(void)
 {
@@ -405,8 +484,12 @@ before_commit(void)
 	{
 		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
 
-		if (conn->leased && conn->depth > 0)
+		if (!conn->leased)
+			continue;
+		if (conn->depth > 0)
 			(void) send_commit(conn);
+		else
+			finish_alone(conn);
 	}
 	dlist_foreach(iter, &connections)
 	{
@@ -453,6 +536,15 @@ least_recently_used(void)
 	return oldest;
 }
 
+static void
+note_use(KrConn *conn)
+{
+	conn->last_used = GetCurrentTransactionStopTimestamp();
+	conn->idle_limit = kr_guc_connection_idle_timeout == 0 ? 0 :
+		TimestampTzPlusMilliseconds(conn->last_used,
+									kr_guc_connection_idle_timeout * INT64CONST(1000) - IDLE_MARGIN_MS);
+}
+
 /* Close what is broken, and what is idle beyond the number that is kept. */
 static void
 tidy_up(void)
@@ -467,6 +559,8 @@ tidy_up(void)
 		/* Whoever used it after the commit was sent has left a transaction open. */
 		if (conn->depth > 0)
 			conn->broken = true;
+		if (conn->leased)
+			note_use(conn);
 		conn->leased = false;
 		conn->depth = 0;
 		conn->committing = false;
@@ -477,7 +571,7 @@ tidy_up(void)
 		}
 		idle++;
 	}
-	for (; idle > MAX_IDLE_CONNECTIONS; idle--)
+	for (; idle > kr_guc_max_idle_connections; idle--)
 		kr_conn_destroy(least_recently_used());
 }
 
@@ -504,6 +598,8 @@ xact_callback(XactEvent event, void *arg)
 
 				if (conn->leased && conn->depth > 0)
 					roll_back(conn);
+				else if (conn->leased)
+					finish_alone(conn);
 			}
 			tidy_up();
 			break;
@@ -558,7 +654,7 @@ subxact_callback(SubXactEvent event, SubTransactionId mysubid,
 	{
 		KrConn	   *conn = dlist_container(KrConn, node, iter.cur);
 
-		if (!conn->leased || conn->depth == 0)
+		if (!conn->leased)
 			continue;
 		if (event == SUBXACT_EVENT_PRE_COMMIT_SUB)
 		{

@@ -222,6 +222,7 @@ freshen_cache(void)
 	"       COALESCE(s.options ->> 'schema', 'public')," \
 	"       COALESCE((s.options ->> 'allow_local')::bool, false)," \
 	"       COALESCE((s.options ->> 'password_required')::bool, true)," \
+	"       s.options ->> 'pooler' IS NOT DISTINCT FROM 'transaction'," \
 	"       ARRAY(SELECT o.key FROM pg_catalog.jsonb_each_text(s.conninfo) o ORDER BY o.key)," \
 	"       ARRAY(SELECT o.value FROM pg_catalog.jsonb_each_text(s.conninfo) o ORDER BY o.key)," \
 	"       c.username, c.secret_id, v.version " \
@@ -267,6 +268,7 @@ source_stamp(const KrSource *source, const char *secret, const char *version)
 	stamp = kr_source_stamp_text(stamp, version);
 	stamp = kr_source_stamp_text(stamp, source->allow_local ? "local" : "");
 	stamp = kr_source_stamp_text(stamp, source->password_required ? "password" : "");
+	stamp = kr_source_stamp_text(stamp, source->transaction_pooler ? "pooler" : "");
 	for (int i = 0; i < source->noptions; i++)
 	{
 		stamp = kr_source_stamp_text(stamp, source->keywords[i]);
@@ -302,14 +304,15 @@ load_source(const pg_uuid_t *id, const char *purpose, KrSource *source)
 	source->schema = kr_spi_text(0, 6, cxt);
 	source->allow_local = DatumGetBool(column(7, &isnull));
 	source->password_required = DatumGetBool(column(8, &isnull));
-	source->keywords = text_array(column(9, &isnull), cxt, &source->noptions);
-	source->values = text_array(column(10, &isnull), cxt, &nvalues);
-	source->username = kr_spi_text(0, 11, cxt);
-	secret_id = column(12, &isnull);
+	source->transaction_pooler = DatumGetBool(column(9, &isnull));
+	source->keywords = text_array(column(10, &isnull), cxt, &source->noptions);
+	source->values = text_array(column(11, &isnull), cxt, &nvalues);
+	source->username = kr_spi_text(0, 12, cxt);
+	secret_id = column(13, &isnull);
 	source->has_secret = !isnull;
 	if (source->has_secret)
 		source->secret_id = *DatumGetUUIDP(secret_id);
-	source->stamp = source_stamp(source, kr_spi_text(0, 12, cxt), kr_spi_text(0, 13, cxt));
+	source->stamp = source_stamp(source, kr_spi_text(0, 13, cxt), kr_spi_text(0, 14, cxt));
 	return true;
 }
 

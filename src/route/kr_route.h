@@ -35,6 +35,7 @@ typedef struct KrSource
 	bool		active;
 	bool		allow_local;	/* may name a unix socket or this server */
 	bool		password_required;
+	bool		transaction_pooler; /* a pooler stands before it that keeps no sessions */
 	bool		has_agent;
 	char	   *schema;			/* where tenants' tables are, but for schema isolation */
 	int			noptions;
