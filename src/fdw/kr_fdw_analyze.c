@@ -69,7 +69,7 @@ ask(Relation rel, const char *sql)
 
 	resolve(rel, &target);
 	sql = kr_fdw_adapt_sql(sql, &target, list_make1_oid(RelationGetRelid(rel)));
-	kr_stream_init(stream, kr_remote_lease(&target.remote), CurrentMemoryContext,
+	kr_stream_init(stream, kr_remote_lease(&target.remote, false), CurrentMemoryContext,
 				   false, NULL, NULL);
 	kr_stream_queue(stream, sql, 0, NULL, false);
 	kr_stream_send(stream);
@@ -230,7 +230,7 @@ static void
 sample_result(KrSample *sample, KrRowReader *reader, const PGresult *result,
 			  TupleTableSlot *slot)
 {
-	kr_reader_check(reader, result);
+	(void) kr_reader_describe(reader, result);
 	for (int row = 0; row < PQntuples(result); row++)
 	{
 		int			place = sample_place(sample);
@@ -259,7 +259,7 @@ run_sample(Relation rel, const char *sql, List *retrieved, KrSample *sample)
 	resolve(rel, &target);
 	sql = kr_fdw_adapt_sql(sql, &target, list_make1_oid(RelationGetRelid(rel)));
 	kr_reader_init(&reader, RelationGetDescr(rel), rel, retrieved, false, estate);
-	kr_stream_init(stream, kr_remote_lease(&target.remote), estate->es_query_cxt,
+	kr_stream_init(stream, kr_remote_lease(&target.remote, false), estate->es_query_cxt,
 				   true, NULL, NULL);
 	kr_stream_queue(stream, sql, 0, NULL, false);
 	kr_stream_send(stream);

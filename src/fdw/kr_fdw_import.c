@@ -117,7 +117,7 @@ static PGresult *
 ask(const KrFdwTarget *target, KrStream *stream, const char *sql, int nparams,
 	const char *const *values)
 {
-	kr_stream_init(stream, kr_remote_lease(&target->remote), CurrentMemoryContext,
+	kr_stream_init(stream, kr_remote_lease(&target->remote, false), CurrentMemoryContext,
 				   false, NULL, NULL);
 	kr_stream_queue(stream, sql, nparams, values, false);
 	kr_stream_send(stream);
