@@ -59,6 +59,7 @@ check_binding(DefElem *option)
 	check_not_empty(option);
 }
 
+/* An option of 18. */
 static void
 check_no_scram_passthrough(DefElem *option)
 {
@@ -184,7 +185,6 @@ kr_fdw_validator(PG_FUNCTION_ARGS)
 		DefElem    *option = lfirst_node(DefElem, cell);
 		bool		is_theirs = true;
 
-		check_no_scram_passthrough(option);
 		if (catalog == ForeignServerRelationId)
 			is_theirs = note_server_option(option, &server);
 		else if (catalog == UserMappingRelationId)
@@ -201,6 +201,8 @@ kr_fdw_validator(PG_FUNCTION_ARGS)
 	DirectFunctionCall2(validator,
 						transformRelOptions((Datum) 0, theirs, NULL, NULL, false, false),
 						ObjectIdGetDatum(catalog));
+	foreach(cell, theirs)
+		check_no_scram_passthrough(lfirst_node(DefElem, cell));
 	PG_RETURN_VOID();
 }
 
