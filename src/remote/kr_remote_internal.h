@@ -69,7 +69,6 @@ struct KrConn
 	TimestampTz last_used;
 	TimestampTz idle_limit;		/* the server may close it when it is idle at this time; 0: never */
 	bool		pooled;			/* a transaction pooler: nothing may outlive a transaction there */
-	bool		keeps_name;		/* the source says what application_name is */
 	char		named[NAMEDATALEN]; /* the tenant in the session's application_name; empty: none */
 
 	/* the lease: valid while leased is true */

@@ -125,8 +125,6 @@ open_connection(const KrSource *source)
 	conn->stamp = source->stamp;
 	conn->source_name = MemoryContextStrdup(cxt, source->name);
 	conn->pooled = source->transaction_pooler;
-	for (int i = 0; i < source->noptions; i++)
-		conn->keeps_name |= strcmp(source->keywords[i], "application_name") == 0;
 	conn->serverid = source->serverid;
 	if (OidIsValid(source->serverid))
 	{
@@ -286,7 +284,7 @@ session_name(const KrConn *conn)
 static void
 queue_context(KrConn *conn)
 {
-	bool		rename = !conn->keeps_name && strcmp(conn->named, conn->tenant) != 0;
+	bool		rename = strcmp(conn->named, conn->tenant) != 0;
 	char		epoch[MAXINT8LEN + 1];
 	const char *values[3] = {conn->enter, epoch, NULL};
 
