@@ -166,7 +166,9 @@ typedef struct KrColumn
 typedef struct KrRowReader
 {
 	TupleDesc	desc;
-	const char *relname;		/* for error context; NULL: a join */
+	const char *relname;		/* for error context */
+	ForeignScanState *scan;		/* likewise: whose rows they are; NULL: no scan's */
+	bool		is_bound;		/* likewise: not a router table */
 	bool		binary;			/* the query may be asked to answer in binary form */
 	bool		system_columns; /* real tuples are needed, with ctid */
 	int			ncolumns;		/* of the result */
@@ -199,6 +201,10 @@ extern void kr_transmission_end(int nestlevel);
 
 extern void kr_reader_init(KrRowReader *reader, TupleDesc desc, Relation rel,
 						   List *retrieved, bool system_columns, EState *estate);
+
+/* Whose rows they are, for error messages. scan may be NULL. */
+extern void kr_reader_explain(KrRowReader *reader, const KrFdwTarget *target,
+							  ForeignScanState *scan);
 
 /*
  * Look at a query's first result before its rows are stored or parked. False

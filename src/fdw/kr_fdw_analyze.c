@@ -259,6 +259,7 @@ run_sample(Relation rel, const char *sql, List *retrieved, KrSample *sample)
 	resolve(rel, &target);
 	sql = kr_fdw_adapt_sql(sql, &target, list_make1_oid(RelationGetRelid(rel)));
 	kr_reader_init(&reader, RelationGetDescr(rel), rel, retrieved, false, estate);
+	kr_reader_explain(&reader, &target, NULL);
 	kr_stream_init(stream, kr_remote_lease(&target.remote, false), estate->es_query_cxt,
 				   true, NULL, NULL);
 	kr_stream_queue(stream, sql, 0, NULL, false);

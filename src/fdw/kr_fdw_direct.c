@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "executor/executor.h"
 #include "nodes/plannodes.h"
 #include "utils/rel.h"
@@ -23,6 +25,8 @@ typedef struct KrDirectState
 	KrParams	params;
 	KrRowReader reader;
 	KrParked	rows;
+	AttrNumber *columns;		/* of a join: where the table's columns are in its rows; 0: nowhere */
+	AttrNumber	ctid_column;
 	KrStream	stream;
 } KrDirectState;
 
@@ -31,6 +35,66 @@ typedef struct KrDirectState
 #define DIRECT_HAS_RETURNING 1
 #define DIRECT_RETRIEVED 2
 #define DIRECT_SET_PROCESSED 3
+
+/*
+ * RETURNING of a join: its rows have columns of all its tables, but what is
+ * said of the table that was changed is looked up in a row of that table.
+ */
+static void
+map_columns(ForeignScanState *node, KrDirectState *state, List *retrieved)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	ResultRelInfo *relinfo = node->resultRelInfo;
+	ListCell   *cell;
+
+	state->columns = palloc0(RelationGetNumberOfAttributes(relinfo->ri_RelationDesc) *
+							 sizeof(AttrNumber));
+	foreach(cell, plan->fdw_scan_tlist)
+	{
+		Var		   *var = (Var *) lfirst_node(TargetEntry, cell)->expr;
+		AttrNumber	column = foreach_current_index(cell) + 1;
+
+		if (!IsA(var, Var) || var->varno != relinfo->ri_RangeTableIndex ||
+			!list_member_int(retrieved, column))
+			continue;
+		if (var->varattno > 0)
+			state->columns[var->varattno - 1] = column;
+		else if (var->varattno == SelfItemPointerAttributeNumber)
+			state->ctid_column = column;
+	}
+}
+
+/* The row of the table that was changed, out of one of the join. */
+static TupleTableSlot *
+changed_row(EState *estate, ResultRelInfo *relinfo, KrDirectState *state,
+			TupleTableSlot *joined)
+{
+	TupleTableSlot *slot = ExecGetReturningSlot(estate, relinfo);
+	HeapTuple	tuple;
+
+	slot_getallattrs(joined);
+	ExecClearTuple(slot);
+	for (int i = 0; i < slot->tts_tupleDescriptor->natts; i++)
+	{
+		AttrNumber	column = state->columns[i];
+
+		slot->tts_isnull[i] = column == 0 || joined->tts_isnull[column - 1];
+		slot->tts_values[i] = column == 0 ? (Datum) 0 : joined->tts_values[column - 1];
+	}
+	ExecStoreVirtualTuple(slot);
+
+	/* System columns are a tuple's alone; those that were not asked for are invalid. */
+	if (state->ctid_column > 0 && !joined->tts_isnull[state->ctid_column - 1])
+	{
+		tuple = ExecFetchSlotHeapTuple(slot, true, NULL);
+		tuple->t_self = tuple->t_data->t_ctid =
+			*(ItemPointer) DatumGetPointer(joined->tts_values[state->ctid_column - 1]);
+		HeapTupleHeaderSetXmax(tuple->t_data, InvalidTransactionId);
+		HeapTupleHeaderSetXmin(tuple->t_data, InvalidTransactionId);
+		HeapTupleHeaderSetCmin(tuple->t_data, InvalidTransactionId);
+	}
+	return slot;
+}
 
 void
 kr_begin_direct_modify(ForeignScanState *node, int eflags)
@@ -57,9 +121,13 @@ kr_begin_direct_modify(ForeignScanState *node, int eflags)
 	state->set_processed = boolVal(list_nth(private, DIRECT_SET_PROCESSED));
 	kr_params_init(&state->params, (PlanState *) node, plan->fdw_exprs);
 	kr_parked_init(&state->rows, estate);
-	if (boolVal(list_nth(private, DIRECT_HAS_RETURNING)))
-		kr_reader_init(&state->reader, kr_fdw_scan_desc(node), node->ss.ss_currentRelation,
-					   list_nth(private, DIRECT_RETRIEVED), true, estate);
+	if (!boolVal(list_nth(private, DIRECT_HAS_RETURNING)))
+		return;
+	kr_reader_init(&state->reader, kr_fdw_scan_desc(node), node->ss.ss_currentRelation,
+				   list_nth(private, DIRECT_RETRIEVED), true, estate);
+	kr_reader_explain(&state->reader, &state->target, node);
+	if (plan->scan.scanrelid == 0)
+		map_columns(node, state, list_nth(private, DIRECT_RETRIEVED));
 }
 
 static void
@@ -113,7 +181,8 @@ kr_iterate_direct_modify(ForeignScanState *node)
 	else if (!kr_parked_next(&state->rows, &state->reader, slot))
 		return ExecClearTuple(slot);
 
-	relinfo->ri_projectReturning->pi_exprContext->ecxt_scantuple = slot;
+	relinfo->ri_projectReturning->pi_exprContext->ecxt_scantuple =
+		state->columns == NULL ? slot : changed_row(node->ss.ps.state, relinfo, state, slot);
 	return slot;
 }
 

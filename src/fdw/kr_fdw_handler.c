@@ -57,28 +57,6 @@ get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	planner->GetForeignRelSize(root, rel, relid);
 }
 
-/*
- * RETURNING from an UPDATE or DELETE of a join needs a mapping from the
- * statement's columns to the target's that only postgres_fdw's executor has;
- * such statements run row by row.
- */
-static bool
-plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
-				   int subplan_index)
-{
-	if (plan->returningLists != NIL)
-	{
-		Plan	   *subplan = outerPlan(plan);
-
-		if (IsA(subplan, Result) && outerPlan(subplan) != NULL)
-			subplan = outerPlan(subplan);
-		if (!IsA(subplan, ForeignScan) ||
-			((ForeignScan *) subplan)->scan.scanrelid == 0)
-			return false;
-	}
-	return planner->PlanDirectModify(root, plan, result_relation, subplan_index);
-}
-
 static void
 plan_join(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel,
 		  RelOptInfo *innerrel, JoinType jointype, JoinPathExtraData *extra)
@@ -147,7 +125,7 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	routine->GetForeignUpperPaths = plan_upper;
 	routine->AddForeignUpdateTargets = planner->AddForeignUpdateTargets;
 	routine->PlanForeignModify = planner->PlanForeignModify;
-	routine->PlanDirectModify = plan_direct_modify;
+	routine->PlanDirectModify = planner->PlanDirectModify;
 	routine->IsForeignRelUpdatable = planner->IsForeignRelUpdatable;
 	routine->RecheckForeignScan = planner->RecheckForeignScan;
 

@@ -164,7 +164,10 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 		add_output(state, attr->atttypid);
 	}
 	if (has_returning)
+	{
 		kr_reader_init(&state->reader, desc, rel, retrieved, true, estate);
+		kr_reader_explain(&state->reader, &state->target, NULL);
+	}
 	if (operation == CMD_INSERT)
 	{
 		state->conflict = do_nothing ? " ON CONFLICT DO NOTHING" : "";

@@ -312,6 +312,13 @@ describe_binary(KrColumn *column, Oid remote_type, MemoryContext cxt)
 	return true;
 }
 
+void
+kr_reader_explain(KrRowReader *reader, const KrFdwTarget *target, ForeignScanState *scan)
+{
+	reader->is_bound = OidIsValid(target->remote.source->serverid);
+	reader->scan = scan;
+}
+
 bool
 kr_reader_describe(KrRowReader *reader, const PGresult *result)
 {
@@ -322,6 +329,7 @@ kr_reader_describe(KrRowReader *reader, const PGresult *result)
 				(errcode(ERRCODE_FDW_UNABLE_TO_CREATE_EXECUTION),
 				 errmsg("data source sent %d columns instead of %d",
 						PQnfields(result), reader->ncolumns),
+				 reader->is_bound ? 0 :
 				 errhint("Run kessel.import_tables() again if the remote table has changed.")));
 
 	for (int i = 0; i < reader->ncolumns; i++)
@@ -336,6 +344,36 @@ kr_reader_describe(KrRowReader *reader, const PGresult *result)
 	return true;
 }
 
+/* What a scan calls a column: names are those of the statement. */
+static void
+scanned_column_context(const KrRowReader *reader, int attnum)
+{
+	ForeignScan *plan = (ForeignScan *) reader->scan->ss.ps.plan;
+	int			varno = plan->scan.scanrelid;
+	int			varattno = attnum;
+	Alias	   *names;
+
+	if (varno == 0)
+	{
+		Var		   *var = (Var *) list_nth_node(TargetEntry, plan->fdw_scan_tlist, attnum - 1)->expr;
+
+		if (!IsA(var, Var))
+		{
+			errcontext("processing expression at position %d in select list", attnum);
+			return;
+		}
+		varno = var->varno;
+		varattno = var->varattno;
+	}
+	names = exec_rt_fetch(varno, reader->scan->ss.ps.state)->eref;
+	if (varattno == 0)
+		errcontext("whole-row reference to foreign table \"%s\"", names->aliasname);
+	else
+		errcontext("column \"%s\" of foreign table \"%s\"",
+				   varattno > 0 ? strVal(list_nth(names->colnames, varattno - 1)) : "ctid",
+				   names->aliasname);
+}
+
 static void
 conversion_context(void *arg)
 {
@@ -344,11 +382,11 @@ conversion_context(void *arg)
 
 	if (reader->current < 0)
 		return;
-	if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
+	if (!reader->is_bound && ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
 		errhint("If the remote column has changed, bring the router tables up to date with kessel.import_tables().");
 	attnum = reader->columns[reader->current].attnum;
-	if (reader->relname == NULL)
-		errcontext("column %d of the remote result", reader->current + 1);
+	if (reader->scan != NULL)
+		scanned_column_context(reader, attnum);
 	else
 		errcontext("column \"%s\" of foreign table \"%s\"",
 				   attnum > 0 ? NameStr(TupleDescAttr(reader->desc, attnum - 1)->attname) : "ctid",

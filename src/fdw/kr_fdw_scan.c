@@ -194,6 +194,7 @@ kr_begin_scan(ForeignScanState *node, int eflags)
 	kr_params_init(&state->params, (PlanState *) node, plan->fdw_exprs);
 	kr_reader_init(&state->reader, kr_fdw_scan_desc(node), node->ss.ss_currentRelation,
 				   list_nth(plan->fdw_private, SCAN_RETRIEVED), plan->fsSystemCol, estate);
+	kr_reader_explain(&state->reader, &state->target, node);
 	kr_parked_init(&state->parked, estate);
 
 	/* Nothing is written or locked, here or elsewhere in the statement. */

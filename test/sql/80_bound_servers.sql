@@ -62,6 +62,35 @@ SELECT 1 AS one FROM ledger_accounts LIMIT 1;
 SELECT kessel.disconnect('ledger'), kessel.disconnect('ledger');
 SELECT kessel.disconnect('no such server');
 
+-- UPDATE and DELETE of joins run there as a whole, also with RETURNING
+CREATE FOREIGN TABLE ledger_contacts (id int, account_id int, email text) SERVER ledger OPTIONS (schema_name 'public', table_name 'contacts');
+BEGIN;
+SET LOCAL enable_nestloop = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+EXPLAIN (VERBOSE, COSTS OFF)
+UPDATE ledger_accounts a SET amount = amount + 1 FROM ledger_contacts c WHERE c.account_id = a.id AND a.id = 2
+    RETURNING a.tableoid::regclass, a.amount, c.email, a.id, a.ctid IS NOT NULL AS ctid, c, upper(a.name);
+UPDATE ledger_accounts a SET amount = amount + 1 FROM ledger_contacts c WHERE c.account_id = a.id AND a.id = 2
+    RETURNING a.tableoid::regclass, a.amount, c.email, a.id, a.ctid IS NOT NULL AS ctid, c, upper(a.name);
+UPDATE ledger_accounts a SET amount = amount + 1 FROM ledger_contacts c WHERE c.account_id = a.id AND a.id = 2 RETURNING c.id;
+UPDATE ledger_accounts a SET amount = amount + 1 FROM ledger_contacts c WHERE c.account_id = a.id AND a.id = 2 RETURNING 'done';
+DELETE FROM ledger_contacts c USING ledger_accounts a WHERE c.account_id = a.id AND a.id = 2 RETURNING c.*, a.name, a.amount;
+ROLLBACK;
+CREATE TABLE own_accounts (id int, name text, amount numeric(10,2), opened date);
+INSERT INTO own_accounts VALUES (2, 'own', 7);
+ALTER FOREIGN TABLE ledger_accounts INHERIT own_accounts;
+BEGIN;
+EXPLAIN (VERBOSE, COSTS OFF) UPDATE own_accounts SET amount = amount + 1 WHERE id = 2 RETURNING tableoid::regclass, id, amount;
+UPDATE own_accounts SET amount = amount + 1 WHERE id = 2 RETURNING tableoid::regclass, id, amount;
+ROLLBACK;
+ALTER FOREIGN TABLE ledger_accounts NO INHERIT own_accounts;
+
+-- what cannot be converted is named as the statement names it
+CREATE FOREIGN TABLE ledger_mistyped (id int, name date) SERVER ledger OPTIONS (schema_name 'public', table_name 'accounts');
+SELECT m.b FROM ledger_mistyped m(a, b) WHERE m.a = 1;
+SELECT m, c.id FROM ledger_mistyped m(a, b) JOIN ledger_contacts c ON c.account_id = m.a WHERE m.a = 1;
+
 -- two servers may be written in one transaction, as through postgres_fdw
 CREATE SERVER journal FOREIGN DATA WRAPPER kessel_fdw OPTIONS (:place);
 CREATE USER MAPPING FOR PUBLIC SERVER journal OPTIONS (user 'regress_runtime');
