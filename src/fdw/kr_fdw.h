@@ -12,6 +12,8 @@
  * kr_fdw_direct.c    UPDATE and DELETE that run as a whole in the data source
  * kr_fdw_modify.c    INSERT, UPDATE and DELETE row by row, COPY FROM
  * kr_fdw_bulk.c      INSERT of many rows
+ * kr_fdw_copy.c      COPY FROM as COPY
+ * kr_fdw_encode.c    values of many rows
  * kr_fdw_shape.c     what a table looks like in the data source
  * kr_fdw_truncate.c  TRUNCATE
  * kr_fdw_analyze.c   ANALYZE

@@ -1,7 +1,7 @@
 /*
  * kr_fdw_bulk.h
- *	  Many rows in one statement: what a remote table looks like, and rows
- *	  collected by column.
+ *	  Many rows in one statement: what a remote table looks like, rows collected
+ *	  by column, and rows copied.
  */
 #ifndef KR_FDW_BULK_H
 #define KR_FDW_BULK_H
@@ -39,6 +39,43 @@ extern const KrRemoteColumn *kr_shape_column(const KrShape *shape, const char *n
 /* A statement that relied on the shape has succeeded. */
 extern void kr_shape_confirm(const KrTarget *target, const char *table);
 
+/* ---------- kr_fdw_encode.c ---------- */
+
+typedef enum KrEncoding
+{
+	KR_ENCODE_INT2,
+	KR_ENCODE_INT4,
+	KR_ENCODE_INT8,
+	KR_ENCODE_FLOAT4,
+	KR_ENCODE_FLOAT8,
+	KR_ENCODE_BOOL,
+	KR_ENCODE_UUID,
+	KR_ENCODE_BYTES,				/* what a varlena holds */
+	KR_ENCODE_JSONB,				/* a version, then text */
+	KR_ENCODE_SEND,				/* by the type's send function */
+	KR_ENCODE_OUTPUT				/* text */
+} KrEncoding;
+
+typedef struct KrEncoder
+{
+	AttrNumber	attnum;
+	const char *name;			/* of the column there, quoted */
+	Oid			element;		/* type in which values travel */
+	const char *cast;			/* type to which they are cast there; NULL: none */
+	KrEncoding	encoding;
+	FmgrInfo	function;		/* of SEND, OUTPUT and JSONB */
+	bool		needs_settings; /* of transmission */
+} KrEncoder;
+
+extern void kr_encoder_init(KrEncoder *encoder, Form_pg_attribute attr,
+							const KrRemoteColumn *remote);
+
+/* Let values travel as text of the column's own type. */
+extern void kr_encoder_use_text(KrEncoder *encoder, Form_pg_attribute attr);
+
+/* Append a value, which is not NULL, with its length. */
+extern void kr_encode(KrEncoder *encoder, StringInfo buf, Datum value);
+
 /* ---------- kr_fdw_bulk.c ---------- */
 
 typedef struct KrBulk KrBulk;
@@ -63,5 +100,24 @@ extern void kr_bulk_queue(KrBulk *bulk, KrStream *stream);
 
 /* All that was queued has been inserted. */
 extern void kr_bulk_confirm(const KrBulk *bulk);
+
+/* ---------- kr_fdw_copy.c ---------- */
+
+typedef struct KrCopier KrCopier;
+
+/* As kr_bulk_create(), for COPY; NULL where COPY cannot write to the table. */
+extern KrCopier *kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
+								  const bool *source_default);
+
+/*
+ * Send a row; opens the COPY if none is open. False, with none open any more,
+ * where rows differ too often in the columns that they leave out: the row must go
+ * some other way.
+ */
+extern bool kr_copier_add(KrCopier *copier, KrConn *conn, TupleTableSlot *slot);
+extern bool kr_copier_is_open(const KrCopier *copier);
+
+/* End the COPY, if one is open; raises what is wrong with its rows. */
+extern void kr_copier_end(KrCopier *copier);
 
 #endif							/* KR_FDW_BULK_H */

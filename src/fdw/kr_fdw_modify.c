@@ -70,13 +70,21 @@ typedef struct KrModifyState
 	int			batch_option;	/* option batch_size; 0: none */
 	bool		more_slots;		/* the executor's arrays have been made longer */
 	uint64		sent;			/* rows of the statement so far */
+
+	/* COPY FROM: rows may be kept back */
+	bool		deferred;
+	KrCopier   *copier;			/* NULL: not made yet, or of no use */
+	bool		no_copy;
+	uint64		copied_from;	/* the row that opened the COPY */
+	KrWriter	writer;			/* active while rows are kept back */
+	List	   *ranges;			/* of the statements that are not answered */
 } KrModifyState;
 
 /* Which rows of a statement an answer is about. */
 typedef struct KrRowRange
 {
 	uint64		first;
-	uint64		last;
+	uint64		last;			/* 0: of a COPY that began with the first */
 } KrRowRange;
 
 /* fdw_private of a modification, as postgres_fdw's PlanForeignModify makes it */
@@ -199,6 +207,17 @@ kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_pri
 				   list_nth(fdw_private, MODIFY_RETRIEVED));
 }
 
+static void finish_deferred(KrWriter *writer);
+static void park_deferred(KrStream *stream);
+
+/* Let rows be kept back. */
+static void
+defer(EState *estate, KrModifyState *state)
+{
+	state->deferred = true;
+	kr_writer_init(&state->writer, estate->es_query_cxt, finish_deferred, state);
+}
+
 /* COPY FROM, or a row routed to a partition: nobody has planned a statement. */
 void
 kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
@@ -225,6 +244,8 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 	sql = kr_fdw_insert_sql(rel, do_nothing, returning, &targets, &retrieved);
 	relinfo->ri_FdwState = make_state(mtstate->ps.state, relinfo, CMD_INSERT, NULL, sql,
 									  targets, do_nothing, retrieved != NIL, retrieved);
+	if (plan == NULL && kr_modify_batch_size(relinfo) > 1)
+		defer(mtstate->ps.state, relinfo->ri_FdwState);
 	MemoryContextSwitchTo(old);
 }
 
@@ -314,7 +335,8 @@ lease(KrModifyState *state, EState *estate)
 	KrConn	   *conn = kr_remote_lease(&state->target.remote, false);
 
 	if (state->stream.conn == NULL)
-		kr_stream_init(&state->stream, conn, estate->es_query_cxt, false, NULL, NULL);
+		kr_stream_init(&state->stream, conn, estate->es_query_cxt, false,
+					   state->deferred ? park_deferred : NULL, state);
 }
 
 static void
@@ -353,6 +375,8 @@ finish_row(KrModifyState *state, TupleTableSlot *slot)
 	return true;
 }
 
+static bool defer_row(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot);
+
 static TupleTableSlot *
 modify_row(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
 		   TupleTableSlot *plan_slot)
@@ -368,6 +392,8 @@ TupleTableSlot *
 kr_exec_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
 			   TupleTableSlot *plan_slot)
 {
+	if (defer_row(estate, relinfo, slot))
+		return slot;
 	return modify_row(estate, relinfo, slot, plan_slot);
 }
 
@@ -392,6 +418,11 @@ range_context(void *arg)
 {
 	KrRowRange *range = arg;
 
+	/* A COPY's error has its line; it tells the row where the COPY began with the first. */
+	if (range->last == 0 && range->first > 1)
+		errcontext("line 1 of it is row " UINT64_FORMAT " of what is copied", range->first);
+	if (range->last == 0)
+		return;
 	errcontext("rows " UINT64_FORMAT " to " UINT64_FORMAT " of what is inserted",
 			   range->first, range->last);
 }
@@ -418,7 +449,7 @@ insert_singly(KrModifyState *state, EState *estate, TupleTableSlot **slots,
 static List *
 send_collected(KrModifyState *state, List *ranges)
 {
-	KrRowRange *range = MemoryContextAlloc(state->cxt, sizeof(KrRowRange));
+	KrRowRange *range = palloc(sizeof(KrRowRange));
 
 	range->first = state->sent + 1;
 	state->sent += kr_bulk_rows(state->bulk);
@@ -426,6 +457,18 @@ send_collected(KrModifyState *state, List *ranges)
 	kr_bulk_queue(state->bulk, &state->stream);
 	kr_stream_push(&state->stream);
 	return lappend(ranges, range);
+}
+
+static uint64
+read_answer(KrModifyState *state, KrRowRange *range)
+{
+	ErrorContextCallback callback = {error_context_stack, range_context, range};
+
+	error_context_stack = &callback;
+	if (kr_stream_next(&state->stream) != NULL)
+		elog(ERROR, "an INSERT has sent rows");
+	error_context_stack = callback.previous;
+	return state->stream.affected;
 }
 
 /* Several statements of many rows, all in one trip. */
@@ -459,15 +502,7 @@ insert_in_bulk(KrModifyState *state, TupleTableSlot **slots, int nslots, uint64 
 	kr_stream_send(&state->stream);
 
 	foreach(cell, ranges)
-	{
-		ErrorContextCallback callback = {error_context_stack, range_context, lfirst(cell)};
-
-		error_context_stack = &callback;
-		if (kr_stream_next(&state->stream) != NULL)
-			elog(ERROR, "an INSERT has sent rows");
-		error_context_stack = callback.previous;
-		inserted += state->stream.affected;
-	}
+		inserted += read_answer(state, lfirst(cell));
 	kr_bulk_confirm(state->bulk);
 	MemoryContextSwitchTo(old);
 	return inserted;
@@ -536,6 +571,16 @@ kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **sl
 	int			rows = *nslots;
 	uint64		bytes;
 
+	if (state->deferred)
+	{
+		for (int i = 0; i < rows; i++)
+		{
+			if (kr_exec_insert(estate, relinfo, slots[i], NULL) == NULL)
+				(*nslots)--;
+		}
+		return slots;
+	}
+
 	lease(state, estate);
 	if (!prepare_bulk(state, estate, relinfo->ri_RelationDesc, rows))
 	{
@@ -568,11 +613,170 @@ kr_modify_batch_size(ResultRelInfo *relinfo)
 	return option > 0 ? option : FIRST_BATCH;
 }
 
+/* ---------- COPY FROM ---------- */
+
+/*
+ * Rows are kept back: in a COPY that stays open, or collected, with two
+ * statements under way. Whoever else needs the connection has them sent first.
+ * COPY counts its rows itself and has no use for how many arrived.
+ */
+
+static void
+finish_collected(KrModifyState *state)
+{
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(state));
+
+	if (kr_bulk_rows(state->bulk) > 0)
+	{
+		state->ranges = send_collected(state, state->ranges);
+		kr_stream_send(&state->stream);
+	}
+	while (state->ranges != NIL)
+	{
+		KrRowRange *range = linitial(state->ranges);
+
+		state->ranges = list_delete_first(state->ranges);
+		(void) read_answer(state, range);
+		pfree(range);
+	}
+	kr_bulk_confirm(state->bulk);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+finish_deferred(KrWriter *writer)
+{
+	KrModifyState *state = writer->owner;
+
+	if (state->copier != NULL)
+	{
+		KrRowRange	range = {state->copied_from, 0};
+		ErrorContextCallback callback = {error_context_stack, range_context, &range};
+
+		error_context_stack = &callback;
+		kr_copier_end(state->copier);
+		error_context_stack = callback.previous;
+	}
+	if (state->bulk != NULL)
+		finish_collected(state);
+}
+
+static void
+park_deferred(KrStream *stream)
+{
+	KrModifyState *state = stream->owner;
+
+	kr_writer_release(&state->writer);
+	finish_deferred(&state->writer);
+}
+
+/* Collect a row; when there are enough, send them and read an earlier answer. */
+static void
+collect_row(KrModifyState *state, TupleTableSlot *slot)
+{
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(state));
+
+	if (!kr_bulk_add(state->bulk, slot))
+	{
+		finish_collected(state);
+		(void) kr_bulk_add(state->bulk, slot);
+	}
+	if (kr_bulk_is_full(state->bulk))
+	{
+		state->ranges = send_collected(state, state->ranges);
+		kr_stream_send(&state->stream);
+		if (list_length(state->ranges) > 2)
+		{
+			KrRowRange *range = linitial(state->ranges);
+
+			state->ranges = list_delete_first(state->ranges);
+			(void) read_answer(state, range);
+			pfree(range);
+		}
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* Decide how rows are kept back; false where they must not be. */
+static bool
+prepare_deferred(KrModifyState *state, EState *estate, Relation rel)
+{
+	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+
+	if (state->copier == NULL && !state->no_copy)
+	{
+		state->copier = kr_copier_create(rel, &state->target, state->target_attrs,
+										 state->source_default);
+		state->no_copy = state->copier == NULL;
+	}
+	if (state->copier == NULL && state->bulk == NULL)
+	{
+		state->bulk = kr_bulk_create(rel, &state->target, state->target_attrs,
+									 state->source_default, state->conflict);
+		state->deferred = state->bulk != NULL;
+	}
+	MemoryContextSwitchTo(old);
+	return state->deferred;
+}
+
+static void
+defer_prepared(KrModifyState *state, EState *estate, ResultRelInfo *relinfo,
+			   TupleTableSlot *slot)
+{
+	if (!kr_writer_is_active(&state->writer))
+	{
+		lease(state, estate);
+		kr_writer_claim(&state->writer, state->stream.conn);
+	}
+	if (state->copier != NULL)
+	{
+		if (!kr_copier_is_open(state->copier))
+			state->copied_from = state->sent + 1;
+		if (kr_copier_add(state->copier, state->stream.conn, slot))
+		{
+			state->sent++;
+			return;
+		}
+		state->copier = NULL;
+		state->no_copy = true;
+		if (!prepare_deferred(state, estate, relinfo->ri_RelationDesc))
+			elog(ERROR, "rows can be copied but not inserted");
+	}
+	collect_row(state, slot);
+}
+
+/* Keep a row of COPY FROM back; false where it has to be inserted at once. */
+static bool
+defer_row(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot)
+{
+	KrModifyState *state = relinfo->ri_FdwState;
+	ErrorContextCallback *context = error_context_stack;
+	KrRowRange	range = {state->copied_from, 0};
+	ErrorContextCallback callback = {NULL, range_context, &range};
+
+	if (!state->deferred || !prepare_deferred(state, estate, relinfo->ri_RelationDesc))
+		return false;
+
+	/* COPY would name the line that it has reached, not the one that fails. */
+	if (context != NULL)
+		callback.previous = context->previous;
+	error_context_stack = state->copier ? &callback : callback.previous;
+	defer_prepared(state, estate, relinfo, slot);
+	error_context_stack = context;
+	return true;
+}
+
 void
 kr_end_modify(EState *estate, ResultRelInfo *relinfo)
 {
 	KrModifyState *state = relinfo->ri_FdwState;
 
-	if (state != NULL)
-		kr_stream_abandon(&state->stream);
+	if (state == NULL)
+		return;
+	if (kr_writer_is_active(&state->writer))
+	{
+		kr_writer_release(&state->writer);
+		finish_deferred(&state->writer);
+	}
+	kr_stream_abandon(&state->stream);
 }

@@ -97,6 +97,36 @@ extern void kr_stream_refuse_binary(KrStream *stream);
 /* Nobody wants the rest. Does not wait. */
 extern void kr_stream_abandon(KrStream *stream);
 
+/*
+ * Who keeps rows back for a connection, or has a COPY open on it. finish() must
+ * see to it that the data source has them; it is called before anybody else uses
+ * the connection and before COMMIT, and the writer has been released by then.
+ */
+typedef struct KrWriter
+{
+	KrConn	   *conn;			/* NULL: not active */
+	void		(*finish) (struct KrWriter *writer);
+	void	   *owner;
+	MemoryContextCallback callback;
+} KrWriter;
+
+extern void kr_writer_init(KrWriter *writer, MemoryContext cxt,
+						   void (*finish) (KrWriter *), void *owner);
+extern void kr_writer_claim(KrWriter *writer, KrConn *conn);
+extern bool kr_writer_is_active(const KrWriter *writer);
+extern void kr_writer_release(KrWriter *writer);
+
+/*
+ * COPY ... FROM STDIN on a leased connection. The writer must be claimed before.
+ * kr_copy_put() returns when the socket has taken the data; kr_copy_heard() tells
+ * whether the server has said something in the meantime, which is an error most
+ * of the time: end the COPY then. The end gives the number of rows.
+ */
+extern void kr_copy_begin(KrConn *conn, const char *sql);
+extern void kr_copy_put(KrConn *conn, const char *data, int length);
+extern bool kr_copy_heard(KrConn *conn);
+extern uint64 kr_copy_end(KrConn *conn, const char *sql);
+
 extern void kr_remote_init(void);
 
 #endif							/* KR_REMOTE_H */

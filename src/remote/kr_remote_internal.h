@@ -49,7 +49,7 @@ typedef struct KrPending
 
 /*
  * A connection. In TopMemoryContext's child; every pointer in it is its own,
- * but for reader and KrPending.stream, which the end of the transaction clears.
+ * but for reader, writer and KrPending.stream, which the end of the transaction clears.
  */
 struct KrConn
 {
@@ -93,6 +93,8 @@ struct KrConn
 	int			pending_size;
 	bool		unsynced;		/* something was queued after the last sync */
 	KrStream   *reader;			/* the stream with outstanding results */
+	KrWriter   *writer;			/* who keeps rows back; NULL: nobody */
+	bool		copying;		/* in COPY, out of pipeline mode; nothing is pending */
 
 	dlist_head	statements;
 	int			nstatements;
@@ -128,11 +130,19 @@ extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
 							const char *const *values);
 extern void kr_conn_sync(KrConn *conn);
 extern void kr_conn_flush(KrConn *conn);
+extern void kr_conn_park_reader(KrConn *conn);
+extern void kr_conn_drain(KrConn *conn);
+extern bool kr_conn_wait_for_socket(KrConn *conn, bool flushing, TimestampTz deadline);
+extern bool kr_conn_wait_for_result(KrConn *conn, TimestampTz deadline);
 extern bool kr_conn_query_is_pending(const KrConn *conn);
 extern void kr_conn_await_commit(KrConn *conn);
 extern bool kr_conn_take_arrived(KrConn *conn);
 extern bool kr_conn_resync(KrConn *conn, TimestampTz deadline);
 extern bool kr_conn_command_quietly(KrConn *conn, const char *sql);
+
+/* kr_remote_copy.c */
+extern void kr_conn_finish_writer(KrConn *conn);
+extern bool kr_copy_abort(KrConn *conn, TimestampTz deadline);
 
 /* kr_remote_cancel.c: ask the server to stop; false if that could not be done in time */
 extern bool kr_remote_cancel(PGconn *pg, int timeout_ms);

@@ -104,8 +104,8 @@ pending_pop(KrConn *conn)
  * Wait until the socket can be read, or written where something is left to
  * flush. deadline 0: wait for ever and let interrupts through.
  */
-static bool
-wait_for_socket(KrConn *conn, bool flushing, TimestampTz deadline)
+bool
+kr_conn_wait_for_socket(KrConn *conn, bool flushing, TimestampTz deadline)
 {
 	WaitEvent	event;
 	long		timeout = -1;
@@ -132,8 +132,8 @@ wait_for_socket(KrConn *conn, bool flushing, TimestampTz deadline)
 }
 
 /* True when PQgetResult() will not block; false when the deadline has passed. */
-static bool
-wait_for_result(KrConn *conn, TimestampTz deadline)
+bool
+kr_conn_wait_for_result(KrConn *conn, TimestampTz deadline)
 {
 	for (;;)
 	{
@@ -142,7 +142,7 @@ wait_for_result(KrConn *conn, TimestampTz deadline)
 		/* What arrived before a connection broke is still read. */
 		if (!PQisBusy(conn->pg))
 			return true;
-		if (flushing < 0 || !wait_for_socket(conn, flushing > 0, deadline))
+		if (flushing < 0 || !kr_conn_wait_for_socket(conn, flushing > 0, deadline))
 			return false;
 		if (!PQconsumeInput(conn->pg))
 			return true;		/* PQgetResult() tells why */
@@ -262,7 +262,7 @@ out_of_step(KrConn *conn)
 static void
 take_result(KrConn *conn, KrPending *head)
 {
-	if (!wait_for_result(conn, 0))
+	if (!kr_conn_wait_for_result(conn, 0))
 		kr_conn_lost(conn);
 	set_result(conn, PQgetResult(conn->pg));
 	if (conn->result == NULL)
@@ -422,6 +422,17 @@ kr_conn_await_commit(KrConn *conn)
 	skip_head(conn);
 }
 
+/* Read all that is outstanding; somebody else's rows are put aside. */
+void
+kr_conn_drain(KrConn *conn)
+{
+	kr_conn_park_reader(conn);
+	if (conn->unsynced)
+		kr_conn_sync(conn);
+	while (conn->pending_count > 0)
+		skip_head(conn);
+}
+
 bool
 kr_conn_query_is_pending(const KrConn *conn)
 {
@@ -516,6 +527,19 @@ check_in_step(KrConn *conn)
 				 errmsg("connection to data source \"%s\" was lost", conn->source_name),
 				 errdetail("It was lost earlier in this transaction."),
 				 errhint("Repeat the transaction; a new connection is made for it.")));
+	if (conn->copying)
+		elog(ERROR, "data source \"%s\" is used while it is copied to", conn->source_name);
+}
+
+/* Let the stream that is being read put its rows aside. */
+void
+kr_conn_park_reader(KrConn *conn)
+{
+	if (conn->reader == NULL)
+		return;
+	if (conn->reader->park == NULL)
+		elog(ERROR, "data source \"%s\" is used while it is written", conn->source_name);
+	conn->reader->park(conn->reader);
 }
 
 /* lengths and formats are as for PQsendQueryPrepared(); NULL: all values are text. */
@@ -576,12 +600,8 @@ kr_stream_queue_formatted(KrStream *stream, const char *sql, int nparams,
 	KrConn	   *conn = stream->conn;
 	KrPending  *entry;
 
-	if (conn->reader != NULL && conn->reader != stream)
-	{
-		if (conn->reader->park == NULL)
-			elog(ERROR, "data source \"%s\" is used while it is written", conn->source_name);
-		conn->reader->park(conn->reader);
-	}
+	if (conn->reader != stream)
+		kr_conn_park_reader(conn);
 	Assert(conn->reader == NULL || conn->reader == stream);
 
 	if (writes)
@@ -603,7 +623,7 @@ kr_stream_push(KrStream *stream)
 	while ((flushing = PQflush(conn->pg)) != 0)
 	{
 		/* Reading along: a server that cannot send stops taking, too. */
-		if (flushing < 0 || !wait_for_socket(conn, true, 0) || !PQconsumeInput(conn->pg))
+		if (flushing < 0 || !kr_conn_wait_for_socket(conn, true, 0) || !PQconsumeInput(conn->pg))
 			kr_conn_lost(conn);
 	}
 }
@@ -650,7 +670,7 @@ kr_conn_resync(KrConn *conn, TimestampTz deadline)
 			(void) set_row_mode(conn);
 			head->started = true;
 		}
-		if (!wait_for_result(conn, deadline))
+		if (!kr_conn_wait_for_result(conn, deadline))
 			return false;
 		set_result(conn, PQgetResult(conn->pg));
 		if (PQstatus(conn->pg) == CONNECTION_BAD)

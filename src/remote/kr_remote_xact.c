@@ -50,6 +50,8 @@ kr_conn_destroy(KrConn *conn)
 {
 	if (conn->reader != NULL)
 		kr_stream_abandon(conn->reader);
+	if (conn->writer != NULL)
+		kr_writer_release(conn->writer);
 	dlist_delete(&conn->node);
 	if (conn->waits != NULL)
 		FreeWaitEventSet(conn->waits);
@@ -353,6 +355,7 @@ kr_remote_lease(const KrTarget *target, bool reads_once)
 	kr_remote_check_password(conn->pg, target->source);
 	if (target->close_after)
 		conn->unwanted = true;
+	kr_conn_finish_writer(conn);
 	queue_begin(conn, reads_once);
 	return conn;
 }
@@ -408,6 +411,8 @@ settle(KrConn *conn)
 
 	/* What the transaction has set is undone. */
 	conn->named[0] = '\0';
+	if (conn->writer != NULL)
+		kr_writer_release(conn->writer);
 	while (!conn->broken)
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -416,6 +421,12 @@ settle(KrConn *conn)
 
 		if (left <= 0 || PQstatus(conn->pg) == CONNECTION_BAD)
 			conn->broken = true;
+		else if (conn->copying)
+		{
+			if (!kr_copy_abort(conn, Min(next, deadline)) &&
+				!kr_remote_cancel(conn->pg, left))
+				conn->broken = true;
+		}
 		else if (!conn->failed && kr_conn_query_is_pending(conn) &&
 				 !kr_remote_cancel(conn->pg, left))
 			conn->broken = true;
@@ -438,6 +449,7 @@ roll_back(KrConn *conn)
 static bool
 send_commit(KrConn *conn)
 {
+	kr_conn_finish_writer(conn);
 	if (conn->broken)
 	{
 		if (conn->await_commit)
