@@ -84,6 +84,13 @@ kr_modify_user(EState *estate, ResultRelInfo *relinfo)
 #endif
 }
 
+/* the B-tree strategy of a row comparison */
+#if PG_VERSION_NUM >= 180000
+#define kr_row_compare_strategy(row) ((int) (row)->cmptype)
+#else
+#define kr_row_compare_strategy(row) ((int) (row)->rctype)
+#endif
+
 /* 18 has pg_noreturn instead, which stands in front of a declaration */
 #ifndef pg_attribute_noreturn
 #define pg_attribute_noreturn() __attribute__((noreturn))

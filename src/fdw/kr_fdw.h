@@ -4,6 +4,8 @@
  *
  * kr_fdw_handler.c   the callback table: postgres_fdw's planner, our executor
  * kr_fdw_plan.c      what joins and aggregates cost in a data source
+ * kr_fdw_ship.c      conditions that postgres_fdw would not ship
+ * kr_fdw_rewrite.c   such conditions in terms of what it does ship
  * kr_fdw_options.c   options of servers, mappings and tables; the target of a statement
  * kr_fdw_server.c    what a server is, and where one with options of libpq leads
  * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
@@ -90,6 +92,41 @@ extern bool kr_fdw_is_connection_option(const char *name);
 extern bool kr_fdw_may_read_secrets(Oid role);
 
 extern void kr_fdw_server_init(void);
+
+/* ---------- kr_fdw_ship.c ---------- */
+
+/*
+ * Around postgres_fdw's callbacks: before it looks at a table's conditions, at
+ * those of a join and at HAVING, and after it has made a plan.
+ */
+extern void kr_ship_base(PlannerInfo *root, RelOptInfo *rel);
+extern List *kr_ship_join(PlannerInfo *root, RelOptInfo *joinrel, JoinType jointype,
+						  SpecialJoinInfo *sjinfo, List *clauses);
+extern Node *kr_ship_having(PlannerInfo *root, RelOptInfo *rel, Node *having);
+extern ForeignScan *kr_ship_plan(PlannerInfo *root, ForeignScan *scan);
+extern bool kr_ship_direct_modify(PlanDirectModify_function plan_direct_modify,
+								  PlannerInfo *root, ModifyTable *plan,
+								  Index result_relation, int subplan_index);
+
+/* What was changed in a statement's conditions; lives while it is planned. */
+typedef struct KrShip KrShip;
+
+typedef struct KrShipRules
+{
+	bool		values_only;	/* leave columns as they are */
+	bool		enum_order;		/* labels have the same order there */
+	bool		estimates;		/* the data source is asked for estimates */
+} KrShipRules;
+
+/* For kr_fdw_rewrite.c: a parameter for a value, a column as of another type. */
+extern Param *kr_ship_value(KrShip *ship, Expr *expr, Oid type);
+extern Var *kr_ship_column(KrShip *ship, Var *var, Oid type, int32 typmod);
+extern void kr_ship_depend_on_enums(void);
+
+/* ---------- kr_fdw_rewrite.c ---------- */
+
+extern Expr *kr_rewrite_condition(KrShip *ship, const KrShipRules *rules, Expr *expr);
+extern Expr *kr_rewrite_assignment(KrShip *ship, const KrShipRules *rules, Expr *expr);
 
 /* ---------- kr_fdw_options.c ---------- */
 

@@ -54,33 +54,58 @@ get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		rel->pages = UNKNOWN_PAGES;
 		rel->tuples = UNKNOWN_TUPLES;
 	}
+	kr_ship_base(root, rel);
 	planner->GetForeignRelSize(root, rel, relid);
+}
+
+static ForeignScan *
+get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
+		 List *tlist, List *clauses, Plan *outer_plan)
+{
+	return kr_ship_plan(root, planner->GetForeignPlan(root, rel, relid, path, tlist,
+													  clauses, outer_plan));
+}
+
+static bool
+plan_direct_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation,
+				   int subplan_index)
+{
+	return kr_ship_direct_modify(planner->PlanDirectModify, root, plan,
+								 result_relation, subplan_index);
 }
 
 static void
 plan_join(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel,
 		  RelOptInfo *innerrel, JoinType jointype, JoinPathExtraData *extra)
 {
-	if (!kr_plan_prices(joinrel->serverid))
-	{
-		planner->GetForeignJoinPaths(root, joinrel, outerrel, innerrel, jointype, extra);
-		return;
-	}
-	kr_plan_join(planner->GetForeignJoinPaths, root, joinrel, outerrel, innerrel,
-				 jointype, extra);
+	JoinPathExtraData shipped = *extra;
+
+	shipped.restrictlist = kr_ship_join(root, joinrel, jointype, extra->sjinfo,
+										extra->restrictlist);
+	if (kr_plan_prices(joinrel->serverid))
+		kr_plan_join(planner->GetForeignJoinPaths, root, joinrel, outerrel, innerrel,
+					 jointype, &shipped);
+	else
+		planner->GetForeignJoinPaths(root, joinrel, outerrel, innerrel, jointype, &shipped);
 }
 
 static void
 plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 		   RelOptInfo *output_rel, void *extra)
 {
-	if (!kr_plan_prices(input_rel->serverid))
+	GroupPathExtraData shipped;
+
+	if (stage == UPPERREL_GROUP_AGG)
 	{
-		planner->GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
-		return;
+		shipped = *(GroupPathExtraData *) extra;
+		shipped.havingQual = kr_ship_having(root, input_rel, shipped.havingQual);
+		extra = &shipped;
 	}
-	kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
-				  output_rel, extra);
+	if (kr_plan_prices(input_rel->serverid))
+		kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
+					  output_rel, extra);
+	else
+		planner->GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
 }
 
 static void
@@ -120,12 +145,12 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	/* planning */
 	routine->GetForeignRelSize = get_rel_size;
 	routine->GetForeignPaths = planner->GetForeignPaths;
-	routine->GetForeignPlan = planner->GetForeignPlan;
+	routine->GetForeignPlan = get_plan;
 	routine->GetForeignJoinPaths = plan_join;
 	routine->GetForeignUpperPaths = plan_upper;
 	routine->AddForeignUpdateTargets = planner->AddForeignUpdateTargets;
 	routine->PlanForeignModify = planner->PlanForeignModify;
-	routine->PlanDirectModify = planner->PlanDirectModify;
+	routine->PlanDirectModify = plan_direct_modify;
 	routine->IsForeignRelUpdatable = planner->IsForeignRelUpdatable;
 	routine->RecheckForeignScan = planner->RecheckForeignScan;
 

@@ -115,10 +115,13 @@ kr_params_init(KrParams *params, PlanState *state, List *exprs)
 	}
 }
 
+/* All are computed first: under the session's settings, not those of transmission. */
 const char *const *
 kr_params_eval(KrParams *params, ExprContext *econtext)
 {
 	MemoryContext old;
+	Datum	   *values;
+	bool	   *nulls;
 	ListCell   *cell;
 	int			nestlevel;
 	int			i = 0;
@@ -128,15 +131,17 @@ kr_params_eval(KrParams *params, ExprContext *econtext)
 
 	MemoryContextReset(params->cxt);
 	old = MemoryContextSwitchTo(params->cxt);
-	nestlevel = kr_transmission_begin(params->needs_settings);
+	values = palloc(params->count * sizeof(Datum));
+	nulls = palloc(params->count * sizeof(bool));
 	foreach(cell, params->exprs)
 	{
-		bool		isnull;
-		Datum		value = ExecEvalExpr((ExprState *) lfirst(cell), econtext, &isnull);
-
-		params->values[i] = isnull ? NULL : OutputFunctionCall(&params->output[i], value);
+		values[i] = ExecEvalExpr((ExprState *) lfirst(cell), econtext, &nulls[i]);
 		i++;
 	}
+
+	nestlevel = kr_transmission_begin(params->needs_settings);
+	for (i = 0; i < params->count; i++)
+		params->values[i] = nulls[i] ? NULL : OutputFunctionCall(&params->output[i], values[i]);
 	kr_transmission_end(nestlevel);
 	MemoryContextSwitchTo(old);
 	return params->values;

@@ -1,0 +1,494 @@
+/*
+ * kr_fdw_ship.c
+ *	  More conditions than postgres_fdw would ship.
+ *
+ * Before postgres_fdw decides which of a table's conditions the data source can
+ * check, they are replaced by what kr_fdw_rewrite.c makes of them. Once it has
+ * made its plan, everything in the plan that is evaluated here is put back: the
+ * conditions themselves, the columns, and the values for which parameters stand.
+ * Nothing of the replacement leaves the planner, so a finished plan is copied,
+ * checked for privileges and dependencies, and shown like any other.
+ *
+ * A RestrictInfo is never changed, since others hold it too; the relation's list
+ * gets another one. What the planner has estimated of the condition goes along:
+ * the replacement, whose types do not match, must not be asked.
+ *
+ * What was replaced is noted for each run of the planner, beside its
+ * PlannerGlobal and in the same memory. It is forgotten when that memory is
+ * released, be it by an error, so runs may nest and an address may be used again.
+ */
+#include "postgres.h"
+
+#include "commands/defrem.h"
+#include "foreign/foreign.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "nodes/pathnodes.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/plancache.h"
+#include "utils/syscache.h"
+
+#include "kr_fdw.h"
+
+/* Parameters of ours have numbers from here on; a statement cannot have so many. */
+#define FIRST_PARAM 0x40000000
+
+struct KrShip
+{
+	PlannerGlobal *glob;
+	MemoryContext cxt;			/* of glob */
+	MemoryContextCallback callback;
+	KrShip	   *next;
+	List	   *values;			/* of parameters, in the order of their numbers */
+	List	   *columns;		/* Vars as of another type ... */
+	List	   *original_columns;	/* ... and as they are */
+	List	   *clauses;		/* what postgres_fdw sees ... */
+	List	   *original_clauses;	/* ... and what is meant */
+};
+
+/* Runs of the planner that are under way, or whose memory is still there. */
+static KrShip *ships = NULL;
+
+static void
+forget(void *arg)
+{
+	for (KrShip **link = &ships; *link != NULL; link = &(*link)->next)
+	{
+		if (*link == arg)
+		{
+			*link = (*link)->next;
+			break;
+		}
+	}
+}
+
+static KrShip *
+find_ship(PlannerInfo *root)
+{
+	for (KrShip *ship = ships; ship != NULL; ship = ship->next)
+	{
+		if (ship->glob == root->glob)
+			return ship;
+	}
+	return NULL;
+}
+
+static KrShip *
+get_ship(PlannerInfo *root)
+{
+	KrShip	   *ship = find_ship(root);
+
+	if (ship != NULL)
+		return ship;
+	ship = MemoryContextAllocZero(GetMemoryChunkContext(root->glob), sizeof(KrShip));
+	ship->glob = root->glob;
+	ship->cxt = GetMemoryChunkContext(root->glob);
+	ship->callback.func = forget;
+	ship->callback.arg = ship;
+	ship->next = ships;
+	ships = ship;
+	MemoryContextRegisterResetCallback(ship->cxt, &ship->callback);
+	return ship;
+}
+
+/* ---------- what is replaced ---------- */
+
+Param *
+kr_ship_value(KrShip *ship, Expr *expr, Oid type)
+{
+	Param	   *param = makeNode(Param);
+	MemoryContext old;
+	ListCell   *cell;
+	int			number = 0;
+
+	foreach(cell, ship->values)
+	{
+		if (equal(lfirst(cell), expr))
+			break;
+		number++;
+	}
+	if (cell == NULL)
+	{
+		old = MemoryContextSwitchTo(ship->cxt);
+		ship->values = lappend(ship->values, copyObject(expr));
+		MemoryContextSwitchTo(old);
+	}
+
+	param->paramkind = PARAM_EXTERN;
+	param->paramid = FIRST_PARAM + number;
+	param->paramtype = type;
+	param->paramtypmod = getBaseType(exprType((Node *) expr)) == type ? exprTypmod((Node *) expr) : -1;
+	param->paramcollid = get_typcollation(type);
+	if (OidIsValid(param->paramcollid) && type == getBaseType(exprType((Node *) expr)))
+		param->paramcollid = exprCollation((Node *) expr);
+	param->location = -1;
+	return param;
+}
+
+static bool
+is_same_column(const Var *a, const Var *b)
+{
+	return a->varno == b->varno && a->varattno == b->varattno &&
+		a->varlevelsup == b->varlevelsup && a->vartype == b->vartype;
+}
+
+Var *
+kr_ship_column(KrShip *ship, Var *var, Oid type, int32 typmod)
+{
+	Var		   *column = copyObject(var);
+	MemoryContext old;
+	ListCell   *cell;
+
+	column->vartype = type;
+	column->vartypmod = typmod;
+	foreach(cell, ship->columns)
+	{
+		if (equal(lfirst(cell), column))
+			return column;
+	}
+	old = MemoryContextSwitchTo(ship->cxt);
+	ship->columns = lappend(ship->columns, copyObject(column));
+	ship->original_columns = lappend(ship->original_columns, copyObject(var));
+	MemoryContextSwitchTo(old);
+	return column;
+}
+
+/*
+ * An enum's label stands in the SQL of a plan, which must not outlive the label.
+ * Plans do not depend on enums; they are all made again when one has changed,
+ * which is rare.
+ */
+static void
+enum_changed(Datum arg, int cacheid, uint32 hash)
+{
+	ResetPlanCache();
+}
+
+void
+kr_ship_depend_on_enums(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterSyscacheCallback(ENUMOID, enum_changed, (Datum) 0);
+	registered = true;
+}
+
+/* ---------- before postgres_fdw decides ---------- */
+
+/*
+ * The order of an enum's labels is relied on where tables are made by import;
+ * behind a server that names a database, the column may well be of type text.
+ * That is also where estimates may be asked for.
+ */
+static void
+rules_of_server(KrShipRules *rules, Oid serverid)
+{
+	bool		bound = kr_fdw_server(serverid, InvalidOid)->kind == KR_SERVER_BOUND;
+
+	memset(rules, 0, sizeof(*rules));
+	rules->enum_order = !bound;
+	rules->estimates = bound;
+}
+
+static bool
+wants_estimates(List *options, bool value)
+{
+	ListCell   *cell;
+
+	foreach(cell, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, cell);
+
+		if (strcmp(option->defname, "use_remote_estimate") == 0)
+			value = defGetBoolean(option);
+	}
+	return value;
+}
+
+/*
+ * What stands for the original from now on. It is found again by its address,
+ * so it must not go while the planner works; what a join search makes does.
+ */
+static Expr *
+note_clause(KrShip *ship, Expr *clause, Expr *original)
+{
+	MemoryContext old;
+	ListCell   *lc1,
+			   *lc2;
+
+	forboth(lc1, ship->clauses, lc2, ship->original_clauses)
+	{
+		if (equal(lfirst(lc1), clause) && equal(lfirst(lc2), original))
+			return lfirst(lc1);
+	}
+	old = MemoryContextSwitchTo(ship->cxt);
+	clause = copyObject(clause);
+	ship->clauses = lappend(ship->clauses, clause);
+	ship->original_clauses = lappend(ship->original_clauses, copyObject(original));
+	MemoryContextSwitchTo(old);
+	return clause;
+}
+
+static RestrictInfo *
+ship_clause(PlannerInfo *root, const KrShipRules *rules, RestrictInfo *info,
+			JoinType jointype, SpecialJoinInfo *sjinfo)
+{
+	KrShip	   *ship;
+	RestrictInfo *result;
+	Expr	   *clause;
+
+	if (info->pseudoconstant)
+		return info;
+	ship = get_ship(root);
+	clause = kr_rewrite_condition(ship, rules, info->clause);
+	if (clause == info->clause)
+		return info;
+
+	(void) clause_selectivity(root, (Node *) info, 0, JOIN_INNER, NULL);
+	if (jointype != JOIN_INNER)
+		(void) clause_selectivity(root, (Node *) info, 0, jointype, sjinfo);
+	result = makeNode(RestrictInfo);
+	memcpy(result, info, sizeof(RestrictInfo));
+	result->clause = note_clause(ship, clause, info->clause);
+	result->orclause = NULL;
+	return result;
+}
+
+static List *
+ship_clauses(PlannerInfo *root, const KrShipRules *rules, List *clauses,
+			 JoinType jointype, SpecialJoinInfo *sjinfo)
+{
+	List	   *result = NIL;
+	bool		changed = false;
+	ListCell   *cell;
+
+	foreach(cell, clauses)
+	{
+		RestrictInfo *info = lfirst_node(RestrictInfo, cell);
+		RestrictInfo *shipped = ship_clause(root, rules, info, jointype, sjinfo);
+
+		changed |= shipped != info;
+		result = lappend(result, shipped);
+	}
+	return changed ? result : clauses;
+}
+
+void
+kr_ship_base(PlannerInfo *root, RelOptInfo *rel)
+{
+	KrShipRules rules;
+	List	   *shipped;
+
+	if (rel->baserestrictinfo == NIL)
+		return;
+	rules_of_server(&rules, rel->serverid);
+	if (rules.estimates)
+		rules.estimates = wants_estimates(GetForeignTable(planner_rt_fetch(rel->relid, root)->relid)->options,
+										  wants_estimates(GetForeignServer(rel->serverid)->options, false));
+
+	shipped = ship_clauses(root, &rules, rel->baserestrictinfo, JOIN_INNER, NULL);
+	if (shipped == rel->baserestrictinfo)
+		return;
+
+	/* Extended statistics look at the clauses themselves. */
+	rel->baserestrictinfo = shipped;
+	rel->statlist = NIL;
+}
+
+List *
+kr_ship_join(PlannerInfo *root, RelOptInfo *joinrel, JoinType jointype,
+			 SpecialJoinInfo *sjinfo, List *clauses)
+{
+	KrShipRules rules;
+
+	/* once is enough: postgres_fdw looks at a join but once */
+	if (clauses == NIL || !OidIsValid(joinrel->serverid) || joinrel->fdw_private != NULL)
+		return clauses;
+	rules_of_server(&rules, joinrel->serverid);
+	return ship_clauses(root, &rules, clauses, jointype, sjinfo);
+}
+
+/* Values only: what postgres_fdw makes of HAVING it estimates anew. */
+Node *
+kr_ship_having(PlannerInfo *root, RelOptInfo *rel, Node *having)
+{
+	List	   *result = NIL;
+	KrShipRules rules;
+	KrShip	   *ship;
+	ListCell   *cell;
+
+	if (having == NULL || !OidIsValid(rel->serverid))
+		return having;
+	rules_of_server(&rules, rel->serverid);
+	rules.values_only = true;
+	ship = get_ship(root);
+	foreach(cell, castNode(List, having))
+	{
+		Expr	   *clause = lfirst(cell);
+		Expr	   *shipped = kr_rewrite_condition(ship, &rules, clause);
+
+		if (shipped != clause)
+			shipped = note_clause(ship, shipped, clause);
+		result = lappend(result, shipped);
+	}
+	return (Node *) result;
+}
+
+/* ---------- once the plan is made ---------- */
+
+typedef struct RestoreContext
+{
+	KrShip	   *ship;
+	bool		distinct;		/* values must not look like columns of a join */
+} RestoreContext;
+
+/*
+ * A parameter under a cast that does nothing. Where a join or an aggregate is
+ * shipped, setrefs.c takes any part of fdw_exprs that equals a column of the
+ * result for that column. Only an expression with a parameter in it can.
+ */
+static Node *
+disguise_params(Node *node, void *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Param))
+		return (Node *) makeRelabelType(copyObject((Expr *) node), exprType(node), exprTypmod(node),
+										exprCollation(node), COERCE_IMPLICIT_CAST);
+	return expression_tree_mutator(node, disguise_params, context);
+}
+
+static Node *
+restore(Node *node, RestoreContext *cxt)
+{
+	ListCell   *lc1,
+			   *lc2;
+
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Param) && ((Param *) node)->paramkind == PARAM_EXTERN &&
+		((Param *) node)->paramid >= FIRST_PARAM)
+	{
+		Node	   *value = list_nth(cxt->ship->values, ((Param *) node)->paramid - FIRST_PARAM);
+
+		return cxt->distinct ? disguise_params(value, NULL) : copyObject(value);
+	}
+	if (IsA(node, Var))
+	{
+		forboth(lc1, cxt->ship->columns, lc2, cxt->ship->original_columns)
+		{
+			if (is_same_column((Var *) node, lfirst(lc1)))
+			{
+				Var		   *var = copyObject((Var *) node);
+
+				var->vartype = lfirst_node(Var, lc2)->vartype;
+				var->vartypmod = lfirst_node(Var, lc2)->vartypmod;
+				return (Node *) var;
+			}
+		}
+	}
+	return expression_tree_mutator(node, restore, cxt);
+}
+
+static List *
+restore_clauses(List *clauses, KrShip *ship)
+{
+	List	   *result = NIL;
+	ListCell   *cell,
+			   *lc1,
+			   *lc2;
+
+	foreach(cell, clauses)
+	{
+		Node	   *clause = lfirst(cell);
+
+		forboth(lc1, ship->clauses, lc2, ship->original_clauses)
+		{
+			if (lfirst(cell) == lfirst(lc1))
+				clause = copyObject(lfirst(lc2));
+		}
+		result = lappend(result, clause);
+	}
+	return result;
+}
+
+static void
+restore_values(ForeignScan *scan, KrShip *ship)
+{
+	RestoreContext cxt = {ship, scan->scan.scanrelid == 0};
+
+	scan->fdw_exprs = (List *) restore((Node *) scan->fdw_exprs, &cxt);
+}
+
+/* Lists are made anew: postgres_fdw keeps the clauses for PlanDirectModify. */
+ForeignScan *
+kr_ship_plan(PlannerInfo *root, ForeignScan *scan)
+{
+	KrShip	   *ship = find_ship(root);
+	RestoreContext cxt = {ship, false};
+
+	if (ship == NULL)
+		return scan;
+	scan->scan.plan.qual = restore_clauses(scan->scan.plan.qual, ship);
+	scan->fdw_recheck_quals = restore_clauses(scan->fdw_recheck_quals, ship);
+	scan->fdw_scan_tlist = (List *) restore((Node *) scan->fdw_scan_tlist, &cxt);
+	restore_values(scan, ship);
+	return scan;
+}
+
+static void
+restore_scans(Plan *plan, KrShip *ship)
+{
+	ListCell   *cell;
+
+	if (plan == NULL)
+		return;
+	if (IsA(plan, ForeignScan))
+		restore_values((ForeignScan *) plan, ship);
+	else if (IsA(plan, Append))
+	{
+		foreach(cell, ((Append *) plan)->appendplans)
+			restore_scans(lfirst(cell), ship);
+	}
+	else
+		restore_scans(plan->lefttree, ship);
+}
+
+/* Whether this succeeds or not, root has its own target list again. */
+bool
+kr_ship_direct_modify(PlanDirectModify_function plan_direct_modify, PlannerInfo *root,
+					  ModifyTable *plan, Index result_relation, int subplan_index)
+{
+	Oid			relid = planner_rt_fetch(result_relation, root)->relid;
+	KrShip	   *ship = get_ship(root);
+	List	   *original = root->processed_tlist;
+	List	   *shipped = NIL;
+	KrShipRules rules;
+	ListCell   *cell;
+	bool		result;
+
+	rules_of_server(&rules, GetForeignServerIdByRelId(relid));
+	if (plan->operation == CMD_UPDATE)
+	{
+		foreach(cell, original)
+		{
+			TargetEntry *entry = flatCopyTargetEntry(lfirst_node(TargetEntry, cell));
+
+			if (!entry->resjunk)
+				entry->expr = kr_rewrite_assignment(ship, &rules, entry->expr);
+			shipped = lappend(shipped, entry);
+		}
+		root->processed_tlist = shipped;
+	}
+	result = plan_direct_modify(root, plan, result_relation, subplan_index);
+	root->processed_tlist = original;
+
+	if (result)
+		restore_scans(outerPlan((Plan *) plan), ship);
+	return result;
+}
