@@ -12,6 +12,7 @@
 #   $p->on('COMMIT', 'lose')       when a message from the client has this text, in itself or in the statement that it
 #                                  names. The next such message only. See ACTIONS.
 #   $p->stall, $p->resume          nothing is forwarded meanwhile; the kernel's buffers fill up
+#   $p->drop                       connections in which nothing passes any more are reset on both sides
 #   $p->refuse(1)                  new connections are reset at once
 #   $p->hits                       how often cut() and on() have struck
 #
@@ -82,7 +83,7 @@ sub _ask
     return JSON::PP::decode_json($line)->[0];
 }
 
-foreach my $command (qw(delay reset connections cut on stall resume refuse hits))
+foreach my $command (qw(delay reset connections cut on stall resume drop refuse hits))
 {
     no strict 'refs';
     *$command = sub { my ($self, @args) = @_; return $self->_ask($command, @args) };
@@ -446,6 +447,12 @@ sub do_resume
 {
     $stalled = 0;
     foreach my $c (@connections) { $_->{held} = 0 foreach @{ $c->{ways} } }
+    return 1;
+}
+
+sub do_drop
+{
+    end($_, 'reset') foreach grep { $_->{open} && $_->{hung} } @connections;
     return 1;
 }
 
