@@ -49,7 +49,12 @@ extern bool kr_plan_prices(Oid serverid);
 /* Refuse use_remote_estimate where postgres_fdw cannot ask. */
 extern void kr_plan_check_estimate(RelOptInfo *rel, Oid relid);
 
-/* Call postgres_fdw's callback and set the prices of the paths that it adds. */
+/*
+ * Call postgres_fdw's callback; for router tables set the prices of the paths
+ * that it adds. kr_plan_base() is for GetForeignRelSize and GetForeignPaths.
+ */
+extern void kr_plan_base(GetForeignRelSize_function callback, PlannerInfo *root,
+						 RelOptInfo *rel, Oid relid);
 extern void kr_plan_join(GetForeignJoinPaths_function add_paths, PlannerInfo *root,
 						 RelOptInfo *joinrel, RelOptInfo *outerrel,
 						 RelOptInfo *innerrel, JoinType jointype,
@@ -292,6 +297,10 @@ extern void kr_end_modify(EState *estate, ResultRelInfo *relinfo);
 extern void kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo);
 
 extern void kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs);
+
+/* Whether this transaction has truncated tables of a server (or tried to). */
+extern bool kr_has_truncated(Oid serverid);
+extern void kr_forget_truncated(void);
 
 extern bool kr_analyze(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *pages);
 extern List *kr_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid);

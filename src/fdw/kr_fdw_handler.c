@@ -55,7 +55,13 @@ get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 		rel->tuples = UNKNOWN_TUPLES;
 	}
 	kr_ship_base(root, rel);
-	planner->GetForeignRelSize(root, rel, relid);
+	kr_plan_base(planner->GetForeignRelSize, root, rel, relid);
+}
+
+static void
+get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
+{
+	kr_plan_base(planner->GetForeignPaths, root, rel, relid);
 }
 
 static ForeignScan *
@@ -82,11 +88,8 @@ plan_join(PlannerInfo *root, RelOptInfo *joinrel, RelOptInfo *outerrel,
 
 	shipped.restrictlist = kr_ship_join(root, joinrel, jointype, extra->sjinfo,
 										extra->restrictlist);
-	if (kr_plan_prices(joinrel->serverid))
-		kr_plan_join(planner->GetForeignJoinPaths, root, joinrel, outerrel, innerrel,
-					 jointype, &shipped);
-	else
-		planner->GetForeignJoinPaths(root, joinrel, outerrel, innerrel, jointype, &shipped);
+	kr_plan_join(planner->GetForeignJoinPaths, root, joinrel, outerrel, innerrel,
+				 jointype, &shipped);
 }
 
 static void
@@ -101,11 +104,8 @@ plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 		shipped.havingQual = kr_ship_having(root, input_rel, shipped.havingQual);
 		extra = &shipped;
 	}
-	if (kr_plan_prices(input_rel->serverid))
-		kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
-					  output_rel, extra);
-	else
-		planner->GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
+	kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
+				  output_rel, extra);
 }
 
 static void
@@ -144,7 +144,7 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 
 	/* planning */
 	routine->GetForeignRelSize = get_rel_size;
-	routine->GetForeignPaths = planner->GetForeignPaths;
+	routine->GetForeignPaths = get_paths;
 	routine->GetForeignPlan = get_plan;
 	routine->GetForeignJoinPaths = plan_join;
 	routine->GetForeignUpperPaths = plan_upper;

@@ -18,6 +18,7 @@
 
 #include <float.h>
 
+#include "access/xact.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -25,6 +26,8 @@
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #include "kr_fdw.h"
 
@@ -82,6 +85,124 @@ kr_plan_check_estimate(RelOptInfo *rel, Oid relid)
 				 errmsg("use_remote_estimate cannot be used with a secret"),
 				 errdetail("The remote server is asked by postgres_fdw, which opens no secrets."),
 				 errhint("Leave the option out and ANALYZE the table, or write the password into the user mapping.")));
+}
+
+/* True where postgres_fdw asks a remote server about tables of this query. */
+static bool
+asks_remote(PlannerInfo *root, Oid serverid)
+{
+	bool		remote_estimate = false;
+
+	if (kr_plan_prices(serverid))
+		return false;
+	check_estimate_option(GetForeignServer(serverid)->options, &remote_estimate);
+	for (int rti = 1; rti < root->simple_rel_array_size && !remote_estimate; rti++)
+	{
+		RelOptInfo *rel = root->simple_rel_array[rti];
+
+		if (rel != NULL && rel->serverid == serverid && rel->rtekind == RTE_RELATION)
+			check_estimate_option(GetForeignTable(root->simple_rte_array[rti]->relid)->options,
+								  &remote_estimate);
+	}
+	return remote_estimate;
+}
+
+/* A planning callback of postgres_fdw with its arguments. */
+typedef struct PlanCall
+{
+	PlannerInfo *root;
+	RelOptInfo *rel;
+	GetForeignRelSize_function base;
+	Oid			relid;
+	GetForeignJoinPaths_function join;
+	RelOptInfo *outerrel;
+	RelOptInfo *innerrel;
+	JoinType	jointype;
+	JoinPathExtraData *join_extra;
+	GetForeignUpperPaths_function upper;
+	UpperRelationKind stage;
+	RelOptInfo *input_rel;
+	void	   *upper_extra;
+} PlanCall;
+
+static void
+run_call(const PlanCall *call)
+{
+	if (call->base != NULL)
+		call->base(call->root, call->rel, call->relid);
+	else if (call->join != NULL)
+		call->join(call->root, call->rel, call->outerrel, call->innerrel,
+				   call->jointype, call->join_extra);
+	else
+		call->upper(call->root, call->stage, call->input_rel, call->rel,
+					call->upper_extra);
+}
+
+/*
+ * To ask, postgres_fdw plans the query on a connection of its own, where the
+ * tables stay locked to the end of the transaction: our TRUNCATE on another
+ * connection would wait for that forever. So it asks in a subtransaction that
+ * is rolled back at once, which there is a savepoint; here there is nothing to
+ * undo, and what was planned is in the planner's memory.
+ */
+static void
+run_call_and_unlock(const PlanCall *call)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		run_call(call);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	if (error != NULL)
+		ReThrowError(error);
+}
+
+/* Nor could it ask about what our connection has locked against everybody. */
+static void
+refuse_after_truncate(Oid serverid)
+{
+	if (kr_has_truncated(serverid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("use_remote_estimate cannot be used after TRUNCATE in the same transaction"),
+				 errdetail("The remote server is asked over another connection, for which the table is locked."),
+				 errhint("Commit after TRUNCATE, or use DELETE, or ANALYZE the table instead of using remote estimates.")));
+}
+
+static void
+plan_call(const PlanCall *call, Oid serverid)
+{
+	if (IsInParallelMode() || !asks_remote(call->root, serverid))
+		run_call(call);
+	else
+	{
+		refuse_after_truncate(serverid);
+		run_call_and_unlock(call);
+	}
+}
+
+void
+kr_plan_base(GetForeignRelSize_function callback, PlannerInfo *root, RelOptInfo *rel,
+			 Oid relid)
+{
+	PlanCall	call = {.root = root,.rel = rel,.base = callback,.relid = relid};
+
+	plan_call(&call, rel->serverid);
 }
 
 static Cost
@@ -177,6 +298,16 @@ kr_plan_join(GetForeignJoinPaths_function add_paths, PlannerInfo *root,
 	Cost		check_total = 0;
 	ListCell   *lc;
 
+	if (!kr_plan_prices(joinrel->serverid))
+	{
+		PlanCall	call = {.root = root,.rel = joinrel,.join = add_paths,
+			.outerrel = outerrel,.innerrel = innerrel,.jointype = jointype,
+		.join_extra = extra};
+
+		plan_call(&call, joinrel->serverid);
+		return;
+	}
+
 	/* considered already */
 	if (joinrel->fdw_private != NULL)
 		return;
@@ -221,6 +352,15 @@ kr_plan_upper(GetForeignUpperPaths_function add_paths, PlannerInfo *root,
 {
 	List	   *local = output_rel->pathlist;
 	List	   *paths;
+
+	if (!kr_plan_prices(input_rel->serverid))
+	{
+		PlanCall	call = {.root = root,.rel = output_rel,.upper = add_paths,
+		.stage = stage,.input_rel = input_rel,.upper_extra = extra};
+
+		plan_call(&call, input_rel->serverid);
+		return;
+	}
 
 	output_rel->pathlist = NIL;
 	add_paths(root, stage, input_rel, output_rel, extra);

@@ -349,6 +349,7 @@ xact_callback(XactEvent event, void *arg)
 			if (replaced_caches != NULL)
 				MemoryContextDelete(replaced_caches);
 			replaced_caches = NULL;
+			kr_forget_truncated();
 			break;
 		default:
 			break;

@@ -16,6 +16,30 @@
 
 #include "kr_fdw.h"
 
+/* Servers of which this transaction has truncated tables, in its memory. */
+static List *truncated_servers = NIL;
+
+bool
+kr_has_truncated(Oid serverid)
+{
+	return list_member_oid(truncated_servers, serverid);
+}
+
+void
+kr_forget_truncated(void)
+{
+	truncated_servers = NIL;
+}
+
+static void
+note_truncated(Oid serverid)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	truncated_servers = list_append_unique_oid(truncated_servers, serverid);
+	MemoryContextSwitchTo(old);
+}
+
 /* postgres_fdw's option: a table's own setting counts, else its server's. */
 static void
 check_truncatable(Relation rel)
@@ -55,13 +79,13 @@ void
 kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs)
 {
 	KrFdwTarget target;
+	Oid			serverid = GetForeignServerIdByRelId(RelationGetRelid((Relation) linitial(rels)));
 	KrStream   *stream = palloc(sizeof(KrStream));
 	StringInfoData sql;
 	List	   *relids = NIL;
 	ListCell   *cell;
 
-	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid((Relation) linitial(rels))),
-				   GetUserId(), &target);
+	kr_fdw_resolve(serverid, GetUserId(), &target);
 	if (target.remote.source->isolation == KR_ISOLATION_ROW)
 		refuse_shared(&target);
 
@@ -82,6 +106,7 @@ kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs)
 	kr_stream_init(stream, kr_remote_lease(&target.remote, false), CurrentMemoryContext,
 				   false, NULL, NULL);
 	kr_stream_queue(stream, kr_fdw_adapt_sql(sql.data, &target, relids), 0, NULL, true);
+	note_truncated(serverid);
 	kr_stream_send(stream);
 	(void) kr_stream_next(stream);
 }
