@@ -5,20 +5,17 @@
  * Called while a transaction is being cleaned up, so it raises nothing and does
  * not look at interrupts. libpq 17 can cancel without blocking. Before that
  * there is only PQcancel(), which waits for as long as the network likes; it is
- * documented to be safe in a signal handler and on any thread, so it runs on a
- * thread of its own that touches nothing of the server's and that is left
- * behind when it does not come back in time.
+ * documented to be safe on any thread.
  */
 #include "postgres.h"
 
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
-#include <unistd.h>
 
 #include "utils/timestamp.h"
 
 #include "kr_remote_internal.h"
+
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
 
 /* Wait for events on a file descriptor; true when they came before the deadline. */
 static bool
@@ -39,8 +36,6 @@ wait_for_fd(int fd, short events, TimestampTz deadline)
 			return false;
 	}
 }
-
-#ifdef LIBPQ_HAS_ASYNC_CANCEL
 
 bool
 kr_remote_cancel(PGconn *pg, int timeout_ms)
@@ -67,79 +62,48 @@ kr_remote_cancel(PGconn *pg, int timeout_ms)
 
 #else
 
-/* Handed to the thread, which frees it; nothing in it is the server's. */
+/* malloc'ed */
 typedef struct CancelJob
 {
 	PGcancel   *cancel;
-	int			done_fd;		/* the thread writes one byte: 1 for success */
+	bool		ok;
 } CancelJob;
 
-static void *
-cancel_thread(void *arg)
+static void
+send_cancel(void *data)
 {
-	CancelJob  *job = arg;
+	CancelJob  *job = data;
 	char		errbuf[256];
-	char		ok = PQcancel(job->cancel, errbuf, sizeof(errbuf)) ? 1 : 0;
 
-	if (write(job->done_fd, &ok, 1) != 1)
-		ok = 0;					/* the reader has given up; nothing to do */
-	close(job->done_fd);
-	PQfreeCancel(job->cancel);
-	free(job);
-	return NULL;
+	job->ok = PQcancel(job->cancel, errbuf, sizeof(errbuf));
 }
 
-/* Start the thread with every signal blocked: signals are the server's. */
-static bool
-start_cancel_thread(CancelJob *job)
+static void
+free_cancel(void *data)
 {
-	pthread_attr_t attr;
-	pthread_t	thread;
-	sigset_t	all;
-	sigset_t	before;
-	int			rc;
+	CancelJob  *job = data;
 
-	if (pthread_attr_init(&attr) != 0)
-		return false;
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = pthread_create(&thread, &attr, cancel_thread, job);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	pthread_attr_destroy(&attr);
-	return rc == 0;
+	PQfreeCancel(job->cancel);
+	free(job);
 }
 
 bool
 kr_remote_cancel(PGconn *pg, int timeout_ms)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
-	CancelJob  *job;
-	int			fds[2];
-	char		ok = 0;
+	CancelJob  *job = calloc(1, sizeof(CancelJob));
+	KrThreadResult result;
+	bool		ok;
 
-	if (pipe(fds) != 0)
+	if (job == NULL)
 		return false;
-	job = malloc(sizeof(CancelJob));
-	if (job != NULL)
-	{
-		job->cancel = PQgetCancel(pg);
-		job->done_fd = fds[1];
-	}
-	if (job == NULL || job->cancel == NULL || !start_cancel_thread(job))
-	{
-		if (job != NULL)
-			PQfreeCancel(job->cancel);
-		free(job);
-		close(fds[0]);
-		close(fds[1]);
+	job->cancel = PQgetCancel(pg);
+	result = kr_thread_run(send_cancel, free_cancel, job, deadline, false);
+	if (result == KR_THREAD_LEFT_BEHIND)
 		return false;
-	}
-
-	if (!wait_for_fd(fds[0], POLLIN, deadline) || read(fds[0], &ok, 1) != 1)
-		ok = 0;
-	close(fds[0]);
-	return ok == 1;
+	ok = job->ok;
+	free_cancel(job);
+	return ok;
 }
 
 #endif							/* LIBPQ_HAS_ASYNC_CANCEL */

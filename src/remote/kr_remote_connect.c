@@ -197,14 +197,75 @@ kr_remote_check_password(PGconn *pg, const KrSource *source)
 			 errhint("Make it ask for a password, or, as a superuser, set the option password_required to false.")));
 }
 
+/* malloc'ed */
+typedef struct PollJob
+{
+	PGconn	   *pg;
+	PostgresPollingStatusType status;
+} PollJob;
+
+static void
+poll_connection(void *data)
+{
+	PollJob    *job = data;
+
+	job->status = PQconnectPoll(job->pg);
+}
+
+static void
+finish_left_behind(void *data)
+{
+	PollJob    *job = data;
+
+	PQfinish(job->pg);
+	free(job);
+}
+
+/*
+ * How often the password is hashed is what the server asks for, up to 2^31 times.
+ */
+bool
+kr_remote_poll(PGconn *volatile *pg, TimestampTz deadline,
+			   PostgresPollingStatusType *status)
+{
+	PollJob    *job = malloc(sizeof(PollJob));
+
+	*status = PGRES_POLLING_FAILED;
+	if (job == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	job->pg = *pg;
+	*pg = NULL;
+	switch (kr_thread_run(poll_connection, finish_left_behind, job, deadline, true))
+	{
+		case KR_THREAD_LEFT_BEHIND:
+			return false;
+		case KR_THREAD_NOT_STARTED:
+			*pg = job->pg;
+			free(job);
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+					 errmsg("could not start a thread to connect with"),
+					 errhint("The operating system has no thread, file descriptor or memory left.")));
+			break;
+		case KR_THREAD_FINISHED:
+			break;
+	}
+	*pg = job->pg;
+	*status = job->status;
+	free(job);
+	return true;
+}
+
 /* Drive the connection to its end, good or bad. */
 static void
-finish_connecting(PGconn *pg, const KrSource *source, TimestampTz deadline)
+finish_connecting(PGconn *volatile *pg, const KrSource *source, TimestampTz deadline)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
-	if (PQstatus(pg) == CONNECTION_BAD)
-		kr_remote_raise_connect(pg, source);
+	if (PQstatus(*pg) == CONNECTION_BAD)
+		kr_remote_raise_connect(*pg, source);
 
 	while (status != PGRES_POLLING_OK)
 	{
@@ -213,12 +274,12 @@ finish_connecting(PGconn *pg, const KrSource *source, TimestampTz deadline)
 		int			rc;
 
 		if (status == PGRES_POLLING_FAILED)
-			kr_remote_raise_connect(pg, source);
+			kr_remote_raise_connect(*pg, source);
 		if (left <= 0)
 			connect_timed_out(source);
 
 		events |= status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
-		rc = WaitLatchOrSocket(MyLatch, events, PQsocket(pg), left, PG_WAIT_EXTENSION);
+		rc = WaitLatchOrSocket(MyLatch, events, PQsocket(*pg), left, PG_WAIT_EXTENSION);
 		if (rc & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
@@ -227,14 +288,15 @@ finish_connecting(PGconn *pg, const KrSource *source, TimestampTz deadline)
 		if ((rc & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE)) == 0)
 			continue;
 
-		status = PQconnectPoll(pg);
+		if (!kr_remote_poll(pg, deadline, &status))
+			connect_timed_out(source);
 		/* Each time: libpq may go on to another host or address. */
 		if (!source->allow_local && status != PGRES_POLLING_FAILED &&
-			PQstatus(pg) != CONNECTION_STARTED && kr_remote_leads_here(PQsocket(pg)))
+			PQstatus(*pg) != CONNECTION_STARTED && kr_remote_leads_here(PQsocket(*pg)))
 			refuse_local(source, "this very server");
 	}
 
-	kr_remote_check_password(pg, source);
+	kr_remote_check_password(*pg, source);
 }
 
 static void
@@ -440,14 +502,14 @@ kr_remote_connect(const KrSource *source, const char *purpose)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   connect_timeout(source) * 1000L);
-	PGconn	   *pg;
+	PGconn	   *volatile pg;
 
 	check_source(source, purpose);
 	check_names(source, deadline);
 	pg = kr_remote_start(source, purpose);
 	PG_TRY();
 	{
-		finish_connecting(pg, source, deadline);
+		finish_connecting(&pg, source, deadline);
 		PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
 	}
 	PG_CATCH();

@@ -105,8 +105,35 @@ struct KrConn
 extern PGconn *kr_remote_connect(const KrSource *source, const char *purpose);
 extern PGconn *kr_remote_start(const KrSource *source, const char *purpose);
 extern void kr_remote_check_password(PGconn *pg, const KrSource *source);
+
+/*
+ * One step of connecting, PQconnectPoll(), in bounded time. False when the
+ * deadline has passed; then, and when an interrupt is raised, *pg is NULL, since
+ * libpq is still at work on it.
+ */
+extern bool kr_remote_poll(PGconn *volatile *pg, TimestampTz deadline,
+						   PostgresPollingStatusType *status);
 extern bool kr_remote_leads_here(int fd);
-extern void kr_remote_disconnect(PGconn *pg);
+extern void kr_remote_disconnect(PGconn *pg);	/* pg may be NULL after kr_remote_poll() */
+
+/* kr_remote_thread.c */
+typedef void (*KrThreadFunction) (void *data);
+
+typedef enum KrThreadResult
+{
+	KR_THREAD_NOT_STARTED,		/* no thread or file descriptor left; data is the caller's */
+	KR_THREAD_FINISHED,			/* data is the caller's again */
+	KR_THREAD_LEFT_BEHIND		/* the deadline has passed; the thread will release data */
+} KrThreadResult;
+
+/*
+ * Call run(data) on a thread of its own and wait for it until the deadline. data
+ * is malloc'ed, and neither function uses anything of the server's. An interrupt
+ * that is raised meanwhile leaves the thread behind, too.
+ */
+extern KrThreadResult kr_thread_run(KrThreadFunction run, KrThreadFunction release,
+									void *data, TimestampTz deadline,
+									bool interruptible);
 
 /* kr_remote_resolve.c */
 extern char *kr_remote_resolve(const char *host, TimestampTz deadline,

@@ -44,7 +44,8 @@ typedef struct Probe
 {
 	const KrSource *source;
 	ReturnSetInfo *rows;
-	PGconn	   *pg;
+	PGconn	   *volatile pg;	/* NULL: libpq is still at work on it */
+	const char *where;			/* the address that answered */
 	TimestampTz deadline;
 	double		finished[PHASE_CONNECTED];	/* ms from the start to each phase's end */
 } Probe;
@@ -156,6 +157,16 @@ wait_for_socket(Probe *probe, int event)
 	}
 }
 
+static const char *
+where(PGconn *pg)
+{
+	const char *address = PQhostaddr(pg);
+
+	if (address == NULL || address[0] == '\0' || address[0] == '/')
+		return psprintf("unix socket in %s", PQhost(pg));
+	return psprintf("%s port %s", address, PQport(pg));
+}
+
 /*
  * Drive the connection as far as it gets. Returns the phase that it came to and,
  * unless that is the last, why no further.
@@ -183,7 +194,11 @@ drive(Probe *probe, double start, const char **reason)
 		}
 		/* A phase ends when its answer is there; libpq sends on in the same call. */
 		ready = now_ms() - start;
-		status = PQconnectPoll(probe->pg);
+		if (!kr_remote_poll(&probe->pg, probe->deadline, &status))
+		{
+			*reason = psprintf("No end of it within kessel.connect_timeout (%d s).", kr_guc_connect_timeout);
+			return phase;
+		}
 		if (status == PGRES_POLLING_FAILED)
 		{
 			*reason = reason_of(probe->pg);
@@ -192,6 +207,8 @@ drive(Probe *probe, double start, const char **reason)
 		phase = phase_of(probe->pg);
 		for (Phase p = before; p < phase; p++)
 			probe->finished[p] = ready;
+		if (phase > PHASE_TCP)
+			probe->where = where(probe->pg);
 
 		if (!probe->source->allow_local && phase > PHASE_TCP &&
 			kr_remote_leads_here(PQsocket(probe->pg)))
@@ -201,16 +218,6 @@ drive(Probe *probe, double start, const char **reason)
 		}
 	}
 	return phase;
-}
-
-static const char *
-where(PGconn *pg)
-{
-	const char *address = PQhostaddr(pg);
-
-	if (address == NULL || address[0] == '\0' || address[0] == '/')
-		return psprintf("unix socket in %s", PQhost(pg));
-	return psprintf("%s port %s", address, PQport(pg));
 }
 
 /* Nothing can listen in between here and there. */
@@ -308,8 +315,8 @@ run(Probe *probe, double start)
 	Phase		reached = drive(probe, start, &reason);
 
 	if (reached > PHASE_TCP)
-		report(probe, "TCP", true, where(probe->pg), probe->finished[PHASE_TCP]);
-	if (reached > PHASE_TLS)
+		report(probe, "TCP", true, probe->where, probe->finished[PHASE_TCP]);
+	if (reached > PHASE_TLS && probe->pg != NULL)
 		report_tls(probe, probe->finished[PHASE_TLS] - probe->finished[PHASE_TCP]);
 	if (reached < PHASE_CONNECTED)
 	{

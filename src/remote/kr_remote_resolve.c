@@ -1,143 +1,41 @@
 /*
  * kr_remote_resolve.c
  *	  Looking up a host name in bounded, interruptible time.
- *
- * getaddrinfo() blocks for as long as resolv.conf lets it, which is longer than
- * anyone wants to wait. It is safe on any thread, so it runs on one of its own
- * that takes no signal, touches nothing of the server's and, when it does not
- * come back in time, is left behind to free its own memory.
  */
 #include "postgres.h"
 
-#include <fcntl.h>
 #include <netdb.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
-#include "pgstat.h"
-#include "storage/fd.h"
-#include "storage/latch.h"
 
 #include "kr_remote_internal.h"
 
-/* Shared by the backend and the thread; malloc'ed. The one who comes last frees it. */
+/* malloc'ed */
 typedef struct Lookup
 {
-	pthread_mutex_t lock;
-	bool		finished;
-	bool		abandoned;
-	int			wake[2];		/* the thread closes its end when it has finished */
 	int			error;			/* of getaddrinfo() */
 	struct addrinfo *addresses;
 	char		host[FLEXIBLE_ARRAY_MEMBER];
 } Lookup;
 
 static void
-free_lookup(Lookup *lookup)
+look_up(void *data)
 {
-	if (lookup->addresses != NULL)
-		freeaddrinfo(lookup->addresses);
-	close(lookup->wake[0]);
-	pthread_mutex_destroy(&lookup->lock);
-	free(lookup);
-}
-
-static void *
-look_up(void *arg)
-{
-	Lookup	   *lookup = arg;
+	Lookup	   *lookup = data;
 	struct addrinfo hints = {.ai_family = AF_UNSPEC,.ai_socktype = SOCK_STREAM};
-	struct addrinfo *addresses = NULL;
-	int			error = getaddrinfo(lookup->host, NULL, &hints, &addresses);
-	bool		abandoned;
 
-	pthread_mutex_lock(&lookup->lock);
-	lookup->error = error;
-	lookup->addresses = error == 0 ? addresses : NULL;
-	lookup->finished = true;
-	abandoned = lookup->abandoned;
-	close(lookup->wake[1]);
-	pthread_mutex_unlock(&lookup->lock);
-
-	if (abandoned)
-		free_lookup(lookup);
-	return NULL;
-}
-
-/* NULL where the system has no thread or no file descriptor left. */
-static Lookup *
-start_lookup(const char *host)
-{
-	Lookup	   *lookup = calloc(1, offsetof(Lookup, host) + strlen(host) + 1);
-	sigset_t	all;
-	sigset_t	before;
-	pthread_t	thread;
-	int			rc;
-
-	if (lookup == NULL)
-		return NULL;
-	memcpy(lookup->host, host, strlen(host) + 1);
-	if (pipe2(lookup->wake, O_CLOEXEC) != 0)
-	{
-		free(lookup);
-		return NULL;
-	}
-	pthread_mutex_init(&lookup->lock, NULL);
-
-	/* The server's signal handlers belong to its own thread. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = pthread_create(&thread, NULL, look_up, lookup);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (rc != 0)
-	{
-		close(lookup->wake[1]);
-		free_lookup(lookup);
-		return NULL;
-	}
-	pthread_detach(thread);
-	return lookup;
+	lookup->error = getaddrinfo(lookup->host, NULL, &hints, &lookup->addresses);
 }
 
 static void
-end_lookup(Lookup *lookup)
+free_lookup(void *data)
 {
-	bool		finished;
+	Lookup	   *lookup = data;
 
-	pthread_mutex_lock(&lookup->lock);
-	lookup->abandoned = true;
-	finished = lookup->finished;
-	pthread_mutex_unlock(&lookup->lock);
-	if (finished)
-		free_lookup(lookup);
-}
-
-/* False when the deadline has passed. */
-static bool
-await_lookup(Lookup *lookup, TimestampTz deadline)
-{
-	for (;;)
-	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-		int			rc;
-
-		if (left <= 0)
-			return false;
-		rc = WaitLatchOrSocket(MyLatch,
-							   WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							   lookup->wake[0], left, PG_WAIT_EXTENSION);
-		if (rc & WL_SOCKET_READABLE)
-			return true;
-		if (rc & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
-	}
+	if (lookup->error == 0 && lookup->addresses != NULL)
+		freeaddrinfo(lookup->addresses);
+	free(lookup);
 }
 
 /* "10.0.0.1, ::1", palloc'd */
@@ -165,33 +63,28 @@ addresses_text(const struct addrinfo *addresses)
 char *
 kr_remote_resolve(const char *host, TimestampTz deadline, const char **reason)
 {
-	Lookup	   *lookup;
-	char	   *volatile result = NULL;
+	Lookup	   *lookup = calloc(1, offsetof(Lookup, host) + strlen(host) + 1);
+	char	   *result = NULL;
 
-	*reason = "The system has no thread or file descriptor left to look it up.";
-	if (!AcquireExternalFD())
-		return NULL;
-	lookup = start_lookup(host);
+	*reason = "The system has no thread, file descriptor or memory left to look it up.";
 	if (lookup == NULL)
-	{
-		ReleaseExternalFD();
 		return NULL;
-	}
+	memcpy(lookup->host, host, strlen(host) + 1);
 
-	PG_TRY();
+	switch (kr_thread_run(look_up, free_lookup, lookup, deadline, true))
 	{
-		if (!await_lookup(lookup, deadline))
+		case KR_THREAD_NOT_STARTED:
+			break;
+		case KR_THREAD_LEFT_BEHIND:
 			*reason = "The name server did not answer within kessel.connect_timeout.";
-		else if (lookup->error != 0)
-			*reason = pstrdup(gai_strerror(lookup->error));
-		else
-			result = addresses_text(lookup->addresses);
+			return NULL;
+		case KR_THREAD_FINISHED:
+			if (lookup->error != 0)
+				*reason = pstrdup(gai_strerror(lookup->error));
+			else
+				result = addresses_text(lookup->addresses);
+			break;
 	}
-	PG_FINALLY();
-	{
-		end_lookup(lookup);
-		ReleaseExternalFD();
-	}
-	PG_END_TRY();
+	free_lookup(lookup);
 	return result;
 }
