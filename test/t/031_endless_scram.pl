@@ -32,6 +32,7 @@ sub read_bytes
 
 sub authentication { my ($body) = @_; return 'R' . pack('N', 4 + length $body) . $body }
 
+my $asked;
 sub serve
 {
     my ($socket) = @_;
@@ -44,10 +45,17 @@ sub serve
     syswrite($socket, authentication(pack('N Z* C', 10, 'SCRAM-SHA-256', 0)));
     my ($type, $length) = unpack('a N', read_bytes($socket, 5));
     my ($nonce) = read_bytes($socket, $length - 4) =~ /r=(.*)$/s;
+    syswrite($asked, 'x');
     syswrite($socket, authentication(pack('N', 11) . "r=${nonce}more,s=" . encode_base64('0123456789abcdef', '') . ',i=2000000000'));
     read_bytes($socket, 1);
     return;
 }
+
+pipe(my $asking, $asked) or die "pipe: $!";
+my $connections = 0;
+
+# Returns when so many clients have been asked.
+sub connected { my ($n) = @_; read_bytes($asking, 1) foreach 1 .. $n; return }
 
 my $server = fork // die "fork: $!";
 if (!$server)
@@ -71,9 +79,9 @@ $k->exec("INSERT INTO app.tenants (slug, name, data_source_id, isolation, tenant
 
 my $s = $k->session(tenant => 'endless');
 foreach my $case (
-    [ 'kessel.connect_timeout', 'SET kessel.connect_timeout = 2', sub { }, '08001', qr/could not connect to data source "endless"/ ],
-    [ 'statement_timeout', "SET kessel.connect_timeout = 60; SET statement_timeout = '1s'", sub { }, '57014', qr/canceling statement due to statement timeout/ ],
-    [ 'pg_cancel_backend()', 'SET statement_timeout = 0', sub { sleep 1; $k->exec('SELECT pg_cancel_backend(' . $s->pid . ')') }, '57014', qr/canceling statement due to user request/ ])
+    [ 'kessel.connect_timeout', 'SET kessel.connect_timeout = 2', sub { $connections++ }, '08001', qr/could not connect to data source "endless"/ ],
+    [ 'statement_timeout', "SET kessel.connect_timeout = 60; SET statement_timeout = '1s'", sub { $connections++ }, '57014', qr/canceling statement due to statement timeout/ ],
+    [ 'pg_cancel_backend()', 'SET statement_timeout = 0', sub { connected(++$connections); $k->exec('SELECT pg_cancel_backend(' . $s->pid . ')') }, '57014', qr/canceling statement due to user request/ ])
 {
     my ($what, $before, $during, $state, $pattern) = @$case;
     $s->run($before);
