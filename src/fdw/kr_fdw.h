@@ -276,6 +276,9 @@ extern void kr_begin_scan(ForeignScanState *node, int eflags);
 extern TupleTableSlot *kr_iterate_scan(ForeignScanState *node);
 extern void kr_rescan(ForeignScanState *node);
 extern void kr_end_scan(ForeignScanState *node);
+extern void kr_async_request(AsyncRequest *request);
+extern void kr_async_configure_wait(AsyncRequest *request);
+extern void kr_async_notify(AsyncRequest *request);
 
 extern void kr_begin_direct_modify(ForeignScanState *node, int eflags);
 extern TupleTableSlot *kr_iterate_direct_modify(ForeignScanState *node);

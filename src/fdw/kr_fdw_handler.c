@@ -153,12 +153,16 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	routine->PlanDirectModify = plan_direct_modify;
 	routine->IsForeignRelUpdatable = planner->IsForeignRelUpdatable;
 	routine->RecheckForeignScan = planner->RecheckForeignScan;
+	routine->IsForeignPathAsyncCapable = planner->IsForeignPathAsyncCapable;
 
 	/* executing */
 	routine->BeginForeignScan = kr_begin_scan;
 	routine->IterateForeignScan = kr_iterate_scan;
 	routine->ReScanForeignScan = kr_rescan;
 	routine->EndForeignScan = kr_end_scan;
+	routine->ForeignAsyncRequest = kr_async_request;
+	routine->ForeignAsyncConfigureWait = kr_async_configure_wait;
+	routine->ForeignAsyncNotify = kr_async_notify;
 	routine->BeginDirectModify = kr_begin_direct_modify;
 	routine->IterateDirectModify = kr_iterate_direct_modify;
 	routine->EndDirectModify = kr_end_direct_modify;

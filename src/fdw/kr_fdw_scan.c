@@ -6,14 +6,21 @@
  * life, so a cursor goes on reading the tenant for which it was opened. The
  * query is sent with the first row that is asked for. Rows stream; when
  * somebody else needs the connection, what is left is put aside.
+ *
+ * Under an Append that waits for several servers at once, a row that has not
+ * arrived is reported as pending. One scan a connection is under way; the next
+ * one starts when that has ended, or when there is nothing else to wait for.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "executor/execAsync.h"
 #include "executor/executor.h"
+#include "executor/instrument.h"
 #include "foreign/foreign.h"
 #include "nodes/plannodes.h"
 #include "parser/parsetree.h"
+#include "storage/latch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -30,6 +37,7 @@ typedef struct KrScanState
 	PGresult   *rows;			/* those that have come, the connection's; NULL: none */
 	int			next_row;		/* of them */
 	KrParked	parked;
+	AsyncRequest *request;		/* the latest; NULL: rows are waited for */
 	bool		reads_once;		/* it may run outside of a transaction there */
 	bool		as_text;		/* the source has a type that we cannot read in binary form */
 	bool		described;		/* the reader knows the form of the rows */
@@ -247,16 +255,31 @@ fetch_rows(ForeignScanState *node, KrScanState *state)
 	}
 }
 
+/* Rows, their end or what went wrong are there without waiting. */
+static bool
+is_ready(KrScanState *state)
+{
+	/* Parked rows that could not be read: ask for them as text. */
+	if (state->is_parked && state->as_text && !state->described)
+		reset(state);
+
+	return state->ended || state->is_parked ||
+		(state->rows != NULL && state->stream.pending > 0) ||
+		(state->sent && kr_stream_is_ready(&state->stream));
+}
+
 TupleTableSlot *
 kr_iterate_scan(ForeignScanState *node)
 {
 	KrScanState *state = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
 
-	/* Parked rows that could not be read: ask for them as text. */
+	/* Not the end: the Append will ask again. */
+	if (node->ss.ps.async_capable && !is_ready(state))
+		return ExecClearTuple(slot);
+
 	if (state->is_parked && state->as_text && !state->described)
 		reset(state);
-
 	if (state->ended)
 		return ExecClearTuple(slot);
 	if (state->is_parked)
@@ -298,4 +321,100 @@ kr_end_scan(ForeignScanState *node)
 
 	if (state != NULL)
 		reset(state);
+}
+
+/* ---------- for an Append that waits for several scans ---------- */
+
+static void
+start(ForeignScanState *node, KrScanState *state)
+{
+	send_query(node, state);
+	kr_stream_push(&state->stream);
+}
+
+/* Answer a request with a row or the end, or say that it is pending. */
+static void
+produce(AsyncRequest *request)
+{
+	ForeignScanState *node = (ForeignScanState *) request->requestee;
+	KrScanState *state = node->fdw_state;
+
+	if (is_ready(state))
+	{
+		TupleTableSlot *slot = node->ss.ps.ExecProcNodeReal(&node->ss.ps);
+
+		if (!TupIsNull(slot))
+		{
+			ExecAsyncRequestDone(request, slot);
+			return;
+		}
+	}
+	if (state->ended)
+		ExecAsyncRequestDone(request, NULL);
+	else
+		ExecAsyncRequestPending(request);
+}
+
+void
+kr_async_request(AsyncRequest *request)
+{
+	ForeignScanState *node = (ForeignScanState *) request->requestee;
+	KrScanState *state = node->fdw_state;
+
+	state->request = request;
+	if (!state->sent && kr_remote_reader(&state->target.remote) == NULL)
+		start(node, state);
+	produce(request);
+}
+
+/*
+ * True when the scan may take its connection from the one that is reading there.
+ * That is put aside in full, which is waited for, so it is the last resort.
+ */
+static bool
+may_interrupt(AsyncRequest *request, KrStream *reader)
+{
+	AppendState *append = (AppendState *) request->requestor;
+	KrScanState *other = reader->park == park ? reader->owner : NULL;
+
+	if (other != NULL && other->request != NULL && other->request->callback_pending &&
+		other->request->requestor == request->requestor)
+		return false;
+	return bms_is_empty(append->as_needrequest) &&
+		GetNumRegisteredWaitEvents(append->as_eventset) <= 1;
+}
+
+void
+kr_async_configure_wait(AsyncRequest *request)
+{
+	ForeignScanState *node = (ForeignScanState *) request->requestee;
+	KrScanState *state = node->fdw_state;
+	AppendState *append = (AppendState *) request->requestor;
+
+	if (!state->sent)
+	{
+		KrStream   *reader = kr_remote_reader(&state->target.remote);
+
+		if (reader != NULL && !may_interrupt(request, reader))
+			return;
+		start(node, state);
+	}
+	if (is_ready(state))
+	{
+		request->callback_pending = false;
+		produce(request);
+		ExecAsyncResponse(request);
+		if (node->ss.ps.instrument)
+			InstrUpdateTupleCount(node->ss.ps.instrument, TupIsNull(request->result) ? 0.0 : 1.0);
+		if (request->request_complete)
+			return;
+	}
+	AddWaitEventToSet(append->as_eventset, WL_SOCKET_READABLE,
+					  kr_stream_socket(&state->stream), NULL, request);
+}
+
+void
+kr_async_notify(AsyncRequest *request)
+{
+	produce(request);
 }

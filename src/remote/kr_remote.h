@@ -91,6 +91,17 @@ extern void kr_stream_send(KrStream *stream);
  */
 extern PGresult *kr_stream_next(KrStream *stream);
 
+/*
+ * For who waits for several streams at once: true when kr_stream_next() would
+ * not wait (it may raise what is wrong), and the socket to wait for if not. What
+ * was sent has to be on its way: kr_stream_push().
+ */
+extern bool kr_stream_is_ready(KrStream *stream);
+extern int	kr_stream_socket(const KrStream *stream);
+
+/* The stream that would have to be parked for a query to the target; NULL: none. */
+extern KrStream *kr_remote_reader(const KrTarget *target);
+
 /* The query being read is to be answered as text when it is asked again. */
 extern void kr_stream_refuse_binary(KrStream *stream);
 

@@ -360,6 +360,51 @@ kr_stream_next(KrStream *stream)
 	return conn->result;
 }
 
+/* Take what comes before the stream's answer, as far as it has arrived. */
+static bool
+skip_arrived(KrConn *conn, const KrStream *stream)
+{
+	KrPending  *head;
+
+	while ((head = pending_head(conn)) != NULL && head->stream != stream)
+	{
+		if (head->kind == KR_PENDING_QUERY && !head->started)
+		{
+			(void) set_row_mode(conn);
+			head->started = true;
+		}
+		if (PQisBusy(conn->pg))
+			return false;
+		skip_head(conn);
+	}
+
+	/* Before libpq looks at its first row, and makes one result of all. */
+	if (head != NULL && !head->started && stream->single_row)
+	{
+		(void) set_row_mode(conn);
+		head->started = true;
+	}
+	return head == NULL || !PQisBusy(conn->pg);
+}
+
+bool
+kr_stream_is_ready(KrStream *stream)
+{
+	KrConn	   *conn = stream->conn;
+
+	if (stream->pending == 0 || conn->broken || skip_arrived(conn, stream))
+		return true;
+	if (PQflush(conn->pg) < 0 || !PQconsumeInput(conn->pg))
+		return true;
+	return skip_arrived(conn, stream);
+}
+
+int
+kr_stream_socket(const KrStream *stream)
+{
+	return PQsocket(stream->conn->pg);
+}
+
 void
 kr_stream_refuse_binary(KrStream *stream)
 {

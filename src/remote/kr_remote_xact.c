@@ -340,6 +340,14 @@ queue_begin(KrConn *conn, bool reads_once)
 	}
 }
 
+KrStream *
+kr_remote_reader(const KrTarget *target)
+{
+	KrConn	   *conn = find_leased(target);
+
+	return conn ? conn->reader : NULL;
+}
+
 KrConn *
 kr_remote_lease(const KrTarget *target, bool reads_once)
 {
