@@ -138,12 +138,20 @@ execute(ForeignScanState *node, KrDirectState *state)
 
 	kr_stream_init(&state->stream, kr_remote_lease(&state->target.remote, false),
 				   estate->es_query_cxt, true, NULL, NULL);
+	state->stream.may_repeat = true;
 	kr_stream_queue(&state->stream, state->sql, state->params.count, values, true);
 	kr_stream_send(&state->stream);
 	while (state->stream.pending > 0)
 	{
 		PGresult   *result = kr_stream_next(&state->stream);
 
+		if (state->stream.outdated)
+		{
+			(void) kr_remote_lease(&state->target.remote, false);
+			kr_stream_queue(&state->stream, state->sql, state->params.count, values, true);
+			kr_stream_send(&state->stream);
+			continue;
+		}
 		if (result != NULL && state->reader.desc != NULL &&
 			kr_reader_describe(&state->reader, result))
 			kr_parked_add(&state->rows, &state->reader, result, 0);

@@ -141,6 +141,7 @@ park(KrStream *stream)
 	KrScanState *state = stream->owner;
 
 	state->is_parked = true;
+	stream->may_repeat = false;	/* the transaction is somebody else's, too */
 	park_rows(state);
 	while (stream->pending > 0)
 	{
@@ -220,6 +221,7 @@ send_query(ForeignScanState *node, KrScanState *state)
 	if (state->stream.conn == NULL)
 		kr_stream_init(&state->stream, conn, node->ss.ps.state->es_query_cxt, true,
 					   park, state);
+	state->stream.may_repeat = true;
 	state->stream.binary = state->reader.binary && !state->as_text;
 	kr_stream_queue(&state->stream, state->sql, state->params.count, values, false);
 	kr_stream_send(&state->stream);
@@ -247,6 +249,11 @@ fetch_rows(ForeignScanState *node, KrScanState *state)
 			send_query(node, state);
 		state->rows = kr_stream_next(&state->stream);
 		state->next_row = 0;
+		if (state->stream.outdated)
+		{
+			reset(state);
+			continue;
+		}
 		if (state->rows == NULL)
 			return false;
 		if (accept(state, state->rows))

@@ -39,6 +39,8 @@ struct KrStream
 	bool		binary;			/* ask for results in binary form; may be set for each query */
 	void		(*park) (KrStream *stream);
 	void	   *owner;			/* the user's, for park */
+	bool		may_repeat;		/* the user looks at outdated, and repeats the query */
+	bool		outdated;		/* the statement was prepared for tables that have changed since */
 	int			pending;		/* queries whose end has not been read */
 	uint64		affected;		/* rows affected by the query that ended last */
 	MemoryContextCallback callback;
@@ -87,7 +89,9 @@ extern void kr_stream_send(KrStream *stream);
 /*
  * The next result that has rows, NULL at the end of each query. It belongs to
  * the connection and is valid until the stream is read on or abandoned.
- * Remote errors are raised here.
+ * Remote errors are raised here, but for one: where a statement that was
+ * prepared earlier no longer fits the tables, and it is the first of the remote
+ * transaction, that is rolled back, outdated is set and NULL returned.
  */
 extern PGresult *kr_stream_next(KrStream *stream);
 

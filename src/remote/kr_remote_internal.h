@@ -43,6 +43,7 @@ typedef struct KrPending
 	KrPendingKind kind;
 	bool		started;		/* query: reading its answer has begun */
 	KrStatement *statement;		/* prepare, query */
+	bool		was_prepared;	/* query: in an earlier transaction */
 	KrStream   *stream;			/* query: NULL if its rows are not wanted */
 	const char *sql;			/* for error context */
 } KrPending;
@@ -74,6 +75,7 @@ struct KrConn
 	/* the lease: valid while leased is true */
 	bool		leased;
 	bool		used;			/* a query was sent in this transaction */
+	int			queries;		/* sent in the remote transaction */
 	pg_uuid_t	tenant_id;
 	char		tenant[NAMEDATALEN];	/* empty: none */
 	char	   *enter;
@@ -142,6 +144,7 @@ extern char *kr_remote_resolve(const char *host, TimestampTz deadline,
 /* kr_remote_xact.c */
 extern dlist_head *kr_conn_list(void);
 extern void kr_conn_destroy(KrConn *conn);
+extern void kr_conn_restart(KrConn *conn);
 
 /* Something is about to be written; KR009 where it may not be. */
 extern void kr_conn_note_write(KrConn *conn);

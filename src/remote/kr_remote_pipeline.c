@@ -258,19 +258,41 @@ out_of_step(KrConn *conn)
 			 errhint("Is there a pooler in between? It must be in session mode.")));
 }
 
-/* Wait for the next result of the queue's head, into conn->result. */
+/* Wait for the next result, into conn->result. */
 static void
-take_result(KrConn *conn, KrPending *head)
+await_result(KrConn *conn)
 {
 	if (!kr_conn_wait_for_result(conn, 0))
 		kr_conn_lost(conn);
 	set_result(conn, PQgetResult(conn->pg));
 	if (conn->result == NULL)
 		kr_conn_lost(conn);
+}
+
+/* Raise what is wrong with conn->result as an answer of head. */
+static void
+check_result(KrConn *conn, KrPending *head)
+{
 	if (is_error(conn->result))
 		raise_result(conn, head);
 	if (!is_answer_to(conn->result, head))
 		out_of_step(conn);
+}
+
+/*
+ * The statement was prepared before the tables changed, and there is nothing in
+ * the remote transaction but this query.
+ */
+static bool
+is_outdated(const KrConn *conn, const KrPending *head)
+{
+	const char *sqlstate = PQresultErrorField(conn->result, PG_DIAG_SQLSTATE);
+
+	return head->stream->may_repeat && head->was_prepared && conn->queries == 1 &&
+		is_error(conn->result) && PQstatus(conn->pg) != CONNECTION_BAD &&
+		sqlstate != NULL &&
+		(strncmp(sqlstate, "42", 2) == 0 || strcmp(sqlstate, "0A000") == 0 ||
+		 strcmp(sqlstate, "26000") == 0);
 }
 
 /* Read the answer of the queue's head, whose rows nobody wants. */
@@ -288,7 +310,8 @@ skip_head(KrConn *conn)
 
 	while (!ended)
 	{
-		take_result(conn, head);
+		await_result(conn);
+		check_result(conn, head);
 		ended = !is_partial(conn->result);
 	}
 	if (head->kind == KR_PENDING_PREPARE)
@@ -341,7 +364,17 @@ kr_stream_next(KrStream *stream)
 		elog(ERROR, "could not read row by row");
 	head->started = true;
 
-	take_result(conn, head);
+	await_result(conn);
+	if (is_outdated(conn, head))
+	{
+		if (head->statement != NULL)
+			head->statement->confirmed = false;
+		conn->failed = true;
+		kr_conn_restart(conn);
+		stream->outdated = true;
+		return NULL;
+	}
+	check_result(conn, head);
 
 	ended = !is_partial(conn->result);
 	if (ended)
@@ -594,6 +627,7 @@ queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams,
 {
 	KrStatement *statement;
 	KrPending  *entry;
+	bool		was_prepared;
 
 	check_in_step(conn);
 	pending_reserve(conn, QUEUE_AT_ONCE + CLEANUP_RESERVE);
@@ -605,11 +639,13 @@ queue(KrConn *conn, KrPendingKind kind, const char *sql, int nparams,
 		return kr_pending_push(conn, kind);
 	}
 	statement = kr_statement_prepare(conn, sql, nparams);
+	was_prepared = statement->confirmed;
 	if (!PQsendQueryPrepared(conn->pg, statement->name, nparams, values, lengths, formats,
 							 binary && !statement->text_only))
 		kr_conn_lost(conn);
 	entry = kr_pending_push(conn, kind);
 	entry->statement = statement;
+	entry->was_prepared = was_prepared;
 	return entry;
 }
 
@@ -652,6 +688,8 @@ kr_stream_queue_formatted(KrStream *stream, const char *sql, int nparams,
 	if (writes)
 		kr_conn_note_write(conn);
 	entry = queue(conn, KR_PENDING_QUERY, sql, nparams, values, lengths, formats, stream->binary);
+	conn->queries++;
+	stream->outdated = false;
 	entry->stream = stream;
 	entry->sql = sql;
 	stream->pending++;

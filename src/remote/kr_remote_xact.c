@@ -320,6 +320,7 @@ queue_begin(KrConn *conn, bool reads_once)
 
 	if (conn->depth == 0)
 	{
+		conn->queries = 0;
 		if (!alone)
 		{
 			kr_conn_command(conn, start_transaction_sql(), 0, NULL);
@@ -451,6 +452,21 @@ roll_back(KrConn *conn)
 	if (!kr_conn_command_quietly(conn, "ROLLBACK"))
 		conn->broken = true;
 	conn->depth = 0;
+}
+
+/* Begin the remote transaction anew, with the next query. */
+void
+kr_conn_restart(KrConn *conn)
+{
+	if (conn->depth > 0)
+		roll_back(conn);
+	else
+		settle(conn);
+	if (conn->broken)
+		kr_remote_raise_lost(conn->pg, conn->source_name);
+	conn->wrote_depth = 0;
+	conn->await_commit = false;
+	conn->used = false;
 }
 
 /* Send the COMMIT; true when its answer must be waited for. */
