@@ -590,11 +590,12 @@ rewrite_row_comparison(RowCompareExpr *row, RewriteContext *cxt)
 	return rewrite((Node *) result, cxt);
 }
 
+/* What stands twice is made twice: see kr_ship_value() on untyped parameters. */
 static Node *
 rewrite_boolean_test(BooleanTest *test, RewriteContext *cxt)
 {
-	Expr	   *arg = (Expr *) rewrite((Node *) test->arg, cxt);
 	bool		negated = test->booltesttype == IS_NOT_TRUE || test->booltesttype == IS_NOT_FALSE;
+	Expr	   *arg = (Expr *) rewrite((Node *) test->arg, cxt);
 	Expr	   *result;
 
 	if (test->booltesttype == IS_UNKNOWN)
@@ -602,9 +603,9 @@ rewrite_boolean_test(BooleanTest *test, RewriteContext *cxt)
 	if (test->booltesttype == IS_NOT_UNKNOWN)
 		return (Node *) null_test(arg, IS_NOT_NULL);
 
-	result = arg;
+	result = (Expr *) rewrite((Node *) test->arg, cxt);
 	if (test->booltesttype == IS_FALSE || test->booltesttype == IS_NOT_FALSE)
-		result = makeBoolExpr(NOT_EXPR, list_make1(arg), -1);
+		result = makeBoolExpr(NOT_EXPR, list_make1(result), -1);
 	result = makeBoolExpr(AND_EXPR, list_make2(result, null_test(arg, IS_NOT_NULL)), -1);
 	return (Node *) (negated ? makeBoolExpr(NOT_EXPR, list_make1(result), -1) : result);
 }
@@ -617,7 +618,6 @@ rewrite_coalesce(CoalesceExpr *coalesce, RewriteContext *cxt)
 	CaseExpr   *result = makeNode(CaseExpr);
 	ListCell   *cell;
 
-	arms.conditional = true;
 	result->casetype = coalesce->coalescetype;
 	result->casecollid = coalesce->coalescecollid;
 	result->location = -1;
@@ -634,11 +634,12 @@ rewrite_coalesce(CoalesceExpr *coalesce, RewriteContext *cxt)
 			if (type_is_rowtype(exprType((Node *) arg)))
 				return NULL;
 			arm->expr = null_test(arg, IS_NOT_NULL);
-			arm->result = arg;
+			arm->result = (Expr *) rewrite(lfirst(cell), &arms);
 			result->args = lappend(result->args, arm);
 		}
+		arms.conditional = true;
 	}
-	return (Node *) result;
+	return result->args == NIL ? (Node *) result->defresult : (Node *) result;
 }
 
 static bool

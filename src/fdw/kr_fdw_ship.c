@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
 #include "nodes/makefuncs.h"
@@ -105,9 +106,13 @@ kr_ship_value(KrShip *ship, Expr *expr, Oid type)
 	ListCell   *cell;
 	int			number = 0;
 
+	/*
+	 * The data source gives an untyped parameter a type where it meets the first
+	 * one, so it cannot stand in two places.
+	 */
 	foreach(cell, ship->values)
 	{
-		if (equal(lfirst(cell), expr))
+		if (type != UNKNOWNOID && equal(lfirst(cell), expr))
 			break;
 		number++;
 	}

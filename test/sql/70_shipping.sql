@@ -68,7 +68,10 @@ SELECT * FROM here.ask(
     $$status = 'open'$$, $$status <> 'open'$$, $$status IN ('open', 'closed')$$, $$status NOT IN ('open', 'closed')$$, $$status > 'open'$$,
     $$status = former$$, $$status IS DISTINCT FROM 'open'$$, $$status IS NULL$$, $$status::text = 'open'$$, $$status::text LIKE 'o%'$$,
     $$states @> '{closed}'$$, $$'closed' = ANY (states)$$, $$states = '{open,closed}'$$, $$status = lower('OPEN')::data.status$$,
-    $$status = (SELECT 'open'::data.status)$$, $$coalesce(status, 'closed') = 'closed'$$);
+    $$status = (SELECT 'open'::data.status)$$, $$coalesce(status, 'closed') = 'closed'$$,
+    -- an untyped parameter stands in one place
+    $$(status, former) > (lower('OPEN')::data.status, lower('OPEN')::data.status)$$, $$(status = lower('OPEN')::data.status) IS NOT TRUE$$,
+    $$coalesce(status = lower('OPEN')::data.status, done)$$);
 
 -- domains
 SELECT * FROM here.ask($$mail = 'u1@example.com'$$, $$mail LIKE 'u1%'$$, $$weight = 5$$, $$weight + 1 < 10$$, $$weight = 7::data.positive$$, $$mail IS NOT NULL$$);
@@ -92,7 +95,7 @@ SELECT * FROM here.ask(
     $$(created_at, id) < (now() - interval '5 days', 50)$$, $$(done, id) >= (false, 50)$$, $$(weight, title, id) > (100, 'title 100', 7)$$,
     $$(status, id) <= ('pending', 50)$$, $$NOT (done, id) > (false, 50)$$,
     $$done IS TRUE$$, $$done IS NOT TRUE$$, $$done IS FALSE$$, $$done IS NOT FALSE$$, $$done IS UNKNOWN$$, $$done IS NOT UNKNOWN$$,
-    $$coalesce(title, 'none') = 'title 9'$$, $$NOT coalesce(done, id = 7)$$, $$id::text = '7'$$, $$owner::text LIKE '%4'$$);
+    $$coalesce(title, 'none') = 'title 9'$$, $$NOT coalesce(done, id = 7)$$, $$coalesce(id = 7, NULL)$$, $$id::text = '7'$$, $$owner::text LIKE '%4'$$);
 
 -- jsonb
 SELECT * FROM here.ask(
@@ -153,6 +156,11 @@ SET kessel.tenant = 'ember';
 EXECUTE by_status('pending', '10 years');
 SELECT generic_plans > 0 AS generic FROM pg_prepared_statements WHERE name = 'by_status';
 EXPLAIN (VERBOSE, COSTS OFF) EXECUTE by_status('open', '5 days');
+PREPARE twice(data.status) AS SELECT count(*) FROM data.tickets t JOIN data.notes n ON n.ticket_id = t.id WHERE t.status = $1 AND n.status = $1 AND (t.former = $1 OR t.former <> $1);
+EXECUTE twice('open');
+SET plan_cache_mode = force_generic_plan;
+EXECUTE twice('open');
+RESET plan_cache_mode;
 PREPARE any_status(data.status[]) AS SELECT count(*) FROM data.tickets WHERE status = ANY ($1);
 EXECUTE any_status('{open,closed}');
 EXECUTE any_status('{}');
