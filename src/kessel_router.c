@@ -7,6 +7,7 @@
 #include "fmgr.h"
 
 #include "kr_error.h"
+#include "kr_fdw_conflict.h"
 #include "kr_fdw.h"
 #include "kr_guc.h"
 #include "kr_remote.h"
@@ -26,4 +27,5 @@ _PG_init(void)
 	kr_route_init();
 	kr_remote_init();
 	kr_fdw_server_init();
+	kr_conflict_init();
 }

@@ -17,6 +17,8 @@
  * kr_fdw_copy.c      COPY FROM as COPY
  * kr_fdw_encode.c    values of many rows
  * kr_fdw_shape.c     what a table looks like in the data source
+ * kr_fdw_conflict.c  ON CONFLICT with a target
+ * kr_fdw_insert.c    planning of INSERT: columns left out, ON CONFLICT
  * kr_fdw_truncate.c  TRUNCATE
  * kr_fdw_analyze.c   ANALYZE
  * kr_fdw_import.c    IMPORT FOREIGN SCHEMA
@@ -158,14 +160,23 @@ extern void kr_fdw_refuse_remote_estimate(void) pg_attribute_noreturn();
 extern const char *kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target,
 									List *relids);
 
+/* The end of a quoted token that starts at text: past its closing quote. */
+extern const char *kr_fdw_skip_quoted(const char *text, bool backslashes);
+
 extern void kr_fdw_append_table_name(StringInfo buf, Relation rel);
 
-/* A column's name in the data source. */
+extern const char *kr_fdw_remote_table(Relation rel, const KrFdwTarget *target);
+
+/* A table's and a column's name in the data source. */
+extern const char *kr_fdw_table_name(Relation rel);
 extern const char *kr_fdw_column_name(Relation rel, int attnum);
 
-/* INSERT of all columns; *retrieved gets the attnums of RETURNING, if asked for. */
-extern char *kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
-							   List **targets, List **retrieved);
+/*
+ * INSERT of all columns, up to where ON CONFLICT would stand; *tail gets what comes
+ * behind, *retrieved the attnums of RETURNING, if asked for.
+ */
+extern char *kr_fdw_insert_sql(Relation rel, bool returning, List **targets,
+							   List **retrieved, char **tail);
 extern char *kr_fdw_insert_defaults(const char *sql, const bool *use_default);
 
 /* ---------- kr_fdw_rows.c ---------- */

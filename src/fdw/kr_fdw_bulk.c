@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 
 #include "kr_fdw_bulk.h"
+#include "kr_fdw_conflict.h"
 
 /* Rows and bytes of one statement; the data source works on it while we make the next. */
 #define MAX_ROWS 1000
@@ -48,7 +49,7 @@ struct KrBulk
 {
 	const KrTarget *target;
 	const char *table;
-	const char *suffix;
+	const KrBulkSuffix *suffix;
 	int			ncolumns;
 	KrBulkColumn *columns;
 	int			rows;
@@ -85,25 +86,22 @@ start_anew(KrBulk *bulk)
 
 KrBulk *
 kr_bulk_create(Relation rel, const KrFdwTarget *target, List *attnums,
-			   const bool *source_default, const char *suffix)
+			   const bool *source_default, const KrBulkSuffix *suffix)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	KrBulk	   *bulk = palloc0(sizeof(KrBulk));
 	const KrShape *shape;
-	StringInfoData table;
 	bool		can_be_empty = true;
 	ListCell   *cell;
 
-	initStringInfo(&table);
-	kr_fdw_append_table_name(&table, rel);
-	bulk->table = kr_fdw_adapt_sql(table.data, target, list_make1_oid(RelationGetRelid(rel)));
+	bulk->table = kr_fdw_remote_table(rel, target);
 	bulk->target = &target->remote;
 	bulk->suffix = suffix;
 	bulk->cxt = CurrentMemoryContext;
 	bulk->columns = palloc0((list_length(attnums) + 1) * sizeof(KrBulkColumn));
-	bulk->values = palloc0((list_length(attnums) + 1) * sizeof(char *));
-	bulk->lengths = palloc0((list_length(attnums) + 1) * sizeof(int));
-	bulk->formats = palloc0((list_length(attnums) + 1) * sizeof(int));
+	bulk->values = palloc0((list_length(attnums) + suffix->nparams + 1) * sizeof(char *));
+	bulk->lengths = palloc0((list_length(attnums) + suffix->nparams + 1) * sizeof(int));
+	bulk->formats = palloc0((list_length(attnums) + suffix->nparams + 1) * sizeof(int));
 
 	shape = kr_shape_of(bulk->target, bulk->table);
 	foreach(cell, attnums)
@@ -119,7 +117,7 @@ kr_bulk_create(Relation rel, const KrFdwTarget *target, List *attnums,
 		column->source_default = source_default != NULL && source_default[bulk->ncolumns];
 		initStringInfo(&column->data);
 		can_be_empty = can_be_empty && column->source_default;
-		bulk->formats[bulk->ncolumns++] = 1;
+		bulk->ncolumns++;
 	}
 	if (can_be_empty)
 		return NULL;
@@ -228,7 +226,8 @@ make_sql(KrBulk *bulk)
 		param++;
 	}
 	return psprintf("INSERT INTO %s(%s) SELECT %s%s", bulk->table, names.data, values.data,
-					bulk->suffix);
+					bulk->suffix->conflict == NIL ? bulk->suffix->text :
+					kr_conflict_text(bulk->suffix->conflict, bulk->suffix->tenant_column, param));
 }
 
 /* The statement for the columns that the collected rows have. */
@@ -289,7 +288,13 @@ kr_bulk_queue(KrBulk *bulk, KrStream *stream)
 			continue;
 		write_header(bulk, column);
 		bulk->values[nparams] = column->data.data;
-		bulk->lengths[nparams++] = column->data.len;
+		bulk->lengths[nparams] = column->data.len;
+		bulk->formats[nparams++] = 1;
+	}
+	for (int i = 0; i < bulk->suffix->nparams; i++)
+	{
+		bulk->values[nparams] = bulk->suffix->params[i];
+		bulk->formats[nparams++] = 0;
 	}
 	kr_stream_queue_formatted(stream, statement(bulk), nparams, bulk->values, bulk->lengths,
 							  bulk->formats, true);

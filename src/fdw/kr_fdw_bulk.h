@@ -20,6 +20,8 @@ typedef struct KrRemoteColumn
 	const char *name;
 	Oid			type;			/* there; ours only where it is builtin */
 	const char *type_name;		/* as a statement there can name it */
+	int			attnum;			/* there */
+	bool		is_tenant;		/* the agent tells its value */
 } KrRemoteColumn;
 
 typedef struct KrShape
@@ -27,6 +29,7 @@ typedef struct KrShape
 	bool		copyable;		/* COPY may be used in place of INSERT */
 	int			ncolumns;		/* 0: no such table */
 	KrRemoteColumn *columns;
+	const char *keys;			/* unique indexes: " 1 2 , 3 " */
 } KrShape;
 
 /*
@@ -35,6 +38,12 @@ typedef struct KrShape
  */
 extern const KrShape *kr_shape_of(const KrTarget *target, const char *table);
 extern const KrRemoteColumn *kr_shape_column(const KrShape *shape, const char *name);
+
+/*
+ * The column that makes these columns, which are unique within a tenant, a key of
+ * a table that tenants share; NULL where there is none or it is not needed.
+ */
+extern const char *kr_shape_tenant_column(const KrShape *shape, Relation rel, List *attnums);
 
 /* A statement that relied on the shape has succeeded. */
 extern void kr_shape_confirm(const KrTarget *target, const char *table);
@@ -80,14 +89,24 @@ extern void kr_encode(KrEncoder *encoder, StringInfo buf, Datum value);
 
 typedef struct KrBulk KrBulk;
 
+/* What follows the rows of an INSERT. */
+typedef struct KrBulkSuffix
+{
+	const char *text;			/* where conflict is NIL */
+	List	   *conflict;		/* ON CONFLICT with a target */
+	const char *tenant_column;	/* to be added to it */
+	int			nparams;		/* of conflict, as text */
+	const char *const *params;
+} KrBulkSuffix;
+
 /*
  * Rows of a table for INSERT, the columns being attnums; those of them that are
  * marked in source_default (may be NULL) take the data source's default where a
- * row has NULL. suffix comes behind the rows. NULL where the table's shape does
- * not allow it. Lives in the current memory context.
+ * row has NULL. NULL where the table's shape does not allow it. Lives in the
+ * current memory context.
  */
 extern KrBulk *kr_bulk_create(Relation rel, const KrFdwTarget *target, List *attnums,
-							  const bool *source_default, const char *suffix);
+							  const bool *source_default, const KrBulkSuffix *suffix);
 
 /* Add a row; false where it needs a statement other than those before it. */
 extern bool kr_bulk_add(KrBulk *bulk, TupleTableSlot *slot);

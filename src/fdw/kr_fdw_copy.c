@@ -54,13 +54,10 @@ kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
 	TupleDesc	desc = RelationGetDescr(rel);
 	KrCopier   *copier = palloc0(sizeof(KrCopier));
 	const KrShape *shape;
-	StringInfoData table;
 	bool		can_be_empty = true;
 	ListCell   *cell;
 
-	initStringInfo(&table);
-	kr_fdw_append_table_name(&table, rel);
-	copier->table = kr_fdw_adapt_sql(table.data, target, list_make1_oid(RelationGetRelid(rel)));
+	copier->table = kr_fdw_remote_table(rel, target);
 	copier->target = &target->remote;
 	copier->cxt = CurrentMemoryContext;
 	copier->columns = palloc0((list_length(attnums) + 1) * sizeof(KrCopyColumn));

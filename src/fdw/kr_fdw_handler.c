@@ -19,6 +19,7 @@
 #include "utils/rel.h"
 
 #include "kr_fdw.h"
+#include "kr_fdw_insert.h"
 
 PG_FUNCTION_INFO_V1(kr_fdw_handler);
 
@@ -108,6 +109,13 @@ plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 				  output_rel, extra);
 }
 
+static List *
+plan_modify(PlannerInfo *root, ModifyTable *plan, Index result_relation, int subplan_index)
+{
+	return kr_plan_modify(planner->PlanForeignModify, root, plan, result_relation,
+						  subplan_index);
+}
+
 static void
 explain_scan(ForeignScanState *node, ExplainState *es)
 {
@@ -149,7 +157,7 @@ kr_fdw_handler(PG_FUNCTION_ARGS)
 	routine->GetForeignJoinPaths = plan_join;
 	routine->GetForeignUpperPaths = plan_upper;
 	routine->AddForeignUpdateTargets = planner->AddForeignUpdateTargets;
-	routine->PlanForeignModify = planner->PlanForeignModify;
+	routine->PlanForeignModify = plan_modify;
 	routine->PlanDirectModify = plan_direct_modify;
 	routine->IsForeignRelUpdatable = planner->IsForeignRelUpdatable;
 	routine->RecheckForeignScan = planner->RecheckForeignScan;

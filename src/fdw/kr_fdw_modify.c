@@ -27,6 +27,8 @@
 
 #include "kr_fdw.h"
 #include "kr_fdw_bulk.h"
+#include "kr_fdw_conflict.h"
+#include "kr_fdw_insert.h"
 
 /* Rows of the first batch of an INSERT, and by what factor batches grow. */
 #define FIRST_BATCH 128
@@ -46,10 +48,22 @@ typedef struct KrInsertVariant
 	const char *sql;
 } KrInsertVariant;
 
+/* An INSERT as it was planned. */
+typedef struct KrInsertText
+{
+	const char *head;			/* up to ON CONFLICT ... */
+	const char *tail;			/* ... and from there on */
+	bool		do_nothing;
+	List	   *conflict;		/* with a target */
+	List	   *left_out;		/* columns that take the source's own default */
+	bool		left_out_in_head;	/* head says DEFAULT for them */
+} KrInsertText;
+
 typedef struct KrModifyState
 {
+	Relation	rel;
 	KrFdwTarget target;
-	const char *sql;
+	const char *sql;			/* of an INSERT: NULL before the first row */
 	List	   *target_attrs;	/* attnums sent, in order; generated ones are not */
 	bool		has_returning;
 	AttrNumber	ctid_attno;		/* junk column that tells the row; 0: INSERT */
@@ -66,7 +80,10 @@ typedef struct KrModifyState
 	/* INSERT of many rows */
 	KrBulk	   *bulk;			/* NULL: not made yet */
 	bool		no_bulk;		/* not to be made */
-	const char *conflict;		/* what follows the values */
+	const char *head;			/* the statement up to ON CONFLICT ... */
+	const char *tail;			/* ... and from there on */
+	KrBulkSuffix suffix;		/* ON CONFLICT */
+	KrParams	params;			/* its parameters */
 	int			batch_option;	/* option batch_size; 0: none */
 	bool		more_slots;		/* the executor's arrays have been made longer */
 	uint64		sent;			/* rows of the statement so far */
@@ -127,11 +144,24 @@ batch_size_option(Relation rel)
 	return 0;
 }
 
-static KrModifyState *
-make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subplan,
-		   const char *sql, List *targets, bool do_nothing, bool has_returning,
-		   List *retrieved)
+static void
+init_insert(KrModifyState *state, ModifyTableState *mtstate, const KrInsertText *insert)
 {
+	state->head = kr_fdw_adapt_sql(insert->head, &state->target,
+								   list_make1_oid(RelationGetRelid(state->rel)));
+	state->tail = insert->tail;
+	state->suffix.text = insert->do_nothing ? " ON CONFLICT DO NOTHING" : "";
+	state->suffix.conflict = insert->conflict;
+	if (insert->conflict != NIL)
+		kr_params_init(&state->params, &mtstate->ps, kr_conflict_params(insert->conflict));
+	state->batch_option = batch_size_option(state->rel);
+}
+
+static KrModifyState *
+make_state(ModifyTableState *mtstate, ResultRelInfo *relinfo, const char *sql,
+		   const KrInsertText *insert, List *targets, bool has_returning, List *retrieved)
+{
+	EState	   *estate = mtstate->ps.state;
 	Relation	rel = relinfo->ri_RelationDesc;
 	TupleDesc	desc = RelationGetDescr(rel);
 	KrModifyState *state = palloc0(sizeof(KrModifyState));
@@ -139,17 +169,22 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 
 	kr_fdw_resolve(GetForeignServerIdByRelId(RelationGetRelid(rel)),
 				   kr_modify_user(estate, relinfo), &state->target);
-	state->sql = kr_fdw_adapt_sql(sql, &state->target,
-								  list_make1_oid(RelationGetRelid(rel)));
+	state->rel = rel;
+	if (insert == NULL)
+		state->sql = kr_fdw_adapt_sql(sql, &state->target,
+									  list_make1_oid(RelationGetRelid(rel)));
+	else
+		init_insert(state, mtstate, insert);
 	state->has_returning = has_returning;
 	state->output = palloc0((list_length(targets) + 1) * sizeof(FmgrInfo));
-	state->values = palloc0((list_length(targets) + 1) * sizeof(char *));
+	state->values = palloc0((list_length(targets) + 1 + state->params.count) * sizeof(char *));
 	state->cxt = AllocSetContextCreate(estate->es_query_cxt, "kessel modified row",
 									   ALLOCSET_SMALL_SIZES);
 
-	if (operation == CMD_UPDATE || operation == CMD_DELETE)
+	if (insert == NULL)
 	{
-		state->ctid_attno = ExecFindJunkAttributeInTlist(subplan->targetlist, "ctid");
+		state->ctid_attno = ExecFindJunkAttributeInTlist(outerPlanState(mtstate)->plan->targetlist,
+														 "ctid");
 		if (!AttributeNumberIsValid(state->ctid_attno))
 			elog(ERROR, "could not find junk ctid column");
 		add_output(state, TIDOID);
@@ -157,13 +192,15 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 	foreach(cell, targets)
 	{
 		Form_pg_attribute attr = TupleDescAttr(desc, lfirst_int(cell) - 1);
+		bool		left_out;
 
 		Assert(!attr->attisdropped);
 		/* The statement says DEFAULT for these. */
-		if (attr->attgenerated)
+		left_out = insert != NULL && list_member_int(insert->left_out, lfirst_int(cell));
+		if (attr->attgenerated || (left_out && insert->left_out_in_head))
 			continue;
 		state->target_attrs = lappend_int(state->target_attrs, lfirst_int(cell));
-		if (operation == CMD_INSERT && attr->attnotnull && !attr->atthasdef)
+		if (left_out || (insert != NULL && attr->attnotnull && !attr->atthasdef))
 		{
 			if (state->source_default == NULL)
 				state->source_default = palloc0(list_length(targets) * sizeof(bool));
@@ -176,11 +213,6 @@ make_state(EState *estate, ResultRelInfo *relinfo, CmdType operation, Plan *subp
 		kr_reader_init(&state->reader, desc, rel, retrieved, true, estate);
 		kr_reader_explain(&state->reader, &state->target, NULL);
 	}
-	if (operation == CMD_INSERT)
-	{
-		state->conflict = do_nothing ? " ON CONFLICT DO NOTHING" : "";
-		state->batch_option = batch_size_option(rel);
-	}
 	return state;
 }
 
@@ -188,6 +220,8 @@ void
 kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_private,
 				int subplan_index, int eflags)
 {
+	KrInsertText insert;
+
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 
@@ -197,12 +231,23 @@ kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_pri
 		!IsA(list_nth(fdw_private, MODIFY_HAS_RETURNING), Boolean))
 		kr_fdw_layout_error("modification");
 
+	if (mtstate->operation == CMD_INSERT)
+	{
+		if (list_length(fdw_private) <= MODIFY_TAIL)
+			kr_fdw_layout_error("INSERT");
+		insert.head = pnstrdup(strVal(list_nth(fdw_private, MODIFY_SQL)),
+							   intVal(list_nth(fdw_private, MODIFY_VALUES_END)));
+		insert.tail = strVal(list_nth(fdw_private, MODIFY_TAIL));
+		insert.do_nothing = ((ModifyTable *) mtstate->ps.plan)->onConflictAction == ONCONFLICT_NOTHING;
+		insert.conflict = list_nth(fdw_private, MODIFY_CONFLICT);
+		insert.left_out = list_nth(fdw_private, MODIFY_LEFT_OUT);
+		insert.left_out_in_head = relinfo->ri_TrigDesc == NULL ||
+			!relinfo->ri_TrigDesc->trig_insert_before_row;
+	}
 	relinfo->ri_FdwState =
-		make_state(mtstate->ps.state, relinfo, mtstate->operation,
-				   outerPlanState(mtstate)->plan,
-				   strVal(list_nth(fdw_private, MODIFY_SQL)),
+		make_state(mtstate, relinfo, strVal(list_nth(fdw_private, MODIFY_SQL)),
+				   mtstate->operation == CMD_INSERT ? &insert : NULL,
 				   list_nth(fdw_private, MODIFY_TARGETS),
-				   ((ModifyTable *) mtstate->ps.plan)->onConflictAction == ONCONFLICT_NOTHING,
 				   boolVal(list_nth(fdw_private, MODIFY_HAS_RETURNING)),
 				   list_nth(fdw_private, MODIFY_RETRIEVED));
 }
@@ -218,6 +263,26 @@ defer(EState *estate, KrModifyState *state)
 	kr_writer_init(&state->writer, estate->es_query_cxt, finish_deferred, state);
 }
 
+/*
+ * Columns with a default in the data source that COPY, or the INSERT into the
+ * partitioned table, does not list.
+ */
+static List *
+left_out_columns(ResultRelInfo *relinfo, EState *estate)
+{
+	Relation	rel = relinfo->ri_RelationDesc;
+	Bitmapset  *given = ExecGetInsertedCols(relinfo, estate);
+	List	   *attnums = NIL;
+
+	for (int attnum = 1; attnum <= RelationGetDescr(rel)->natts; attnum++)
+	{
+		if (!bms_is_member(attnum - FirstLowInvalidHeapAttributeNumber, given) &&
+			kr_fdw_has_remote_default(rel, attnum))
+			attnums = lappend_int(attnums, attnum);
+	}
+	return attnums;
+}
+
 /* COPY FROM, or a row routed to a partition: nobody has planned a statement. */
 void
 kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
@@ -230,8 +295,8 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 	MemoryContext old;
 	List	   *targets;
 	List	   *retrieved;
-	bool		do_nothing = plan && plan->onConflictAction == ONCONFLICT_NOTHING;
-	char	   *sql;
+	char	   *tail;
+	KrInsertText insert = {0};
 
 	if (relinfo->ri_FdwState != NULL || relinfo->ri_usesFdwDirectModify)
 		ereport(ERROR,
@@ -241,9 +306,13 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 				 errhint("Delete the rows from one partition and insert them into the other.")));
 
 	old = MemoryContextSwitchTo(mtstate->ps.state->es_query_cxt);
-	sql = kr_fdw_insert_sql(rel, do_nothing, returning, &targets, &retrieved);
-	relinfo->ri_FdwState = make_state(mtstate->ps.state, relinfo, CMD_INSERT, NULL, sql,
-									  targets, do_nothing, retrieved != NIL, retrieved);
+	insert.head = kr_fdw_insert_sql(rel, returning, &targets, &retrieved, &tail);
+	insert.tail = tail;
+	insert.do_nothing = plan && plan->onConflictAction == ONCONFLICT_NOTHING;
+	if (mtstate->operation == CMD_INSERT)
+		insert.left_out = left_out_columns(relinfo, mtstate->ps.state);
+	relinfo->ri_FdwState = make_state(mtstate, relinfo, NULL, &insert, targets,
+									  retrieved != NIL, retrieved);
 	if (plan == NULL && kr_modify_batch_size(relinfo) > 1)
 		defer(mtstate->ps.state, relinfo->ri_FdwState);
 	MemoryContextSwitchTo(old);
@@ -275,6 +344,18 @@ collect_values(KrModifyState *state, TupleTableSlot *slot, TupleTableSlot *plan_
 		n++;
 	}
 	kr_transmission_end(nestlevel);
+}
+
+/* An INSERT from its head, which has so many parameters. */
+static const char *
+insert_sql(KrModifyState *state, const char *head, int nparams)
+{
+	const KrBulkSuffix *suffix = &state->suffix;
+
+	return psprintf("%s%s%s", head,
+					suffix->conflict == NIL ? suffix->text :
+					kr_conflict_text(suffix->conflict, suffix->tenant_column, nparams),
+					state->tail);
 }
 
 /*
@@ -322,21 +403,57 @@ row_statement(KrModifyState *state, EState *estate, int *nparams)
 	variant = palloc(sizeof(KrInsertVariant));
 	variant->use_default = palloc(state->nparams * sizeof(bool));
 	memcpy(variant->use_default, use_default, state->nparams * sizeof(bool));
-	variant->sql = kr_fdw_insert_defaults(state->sql, use_default);
+	variant->sql = insert_sql(state, kr_fdw_insert_defaults(state->head, use_default), left);
 	state->variants = lappend(state->variants, variant);
 	MemoryContextSwitchTo(old);
 	return variant->sql;
 }
 
-/* Make sure that the remote transaction is there, as deep as the local one. */
 static void
-lease(KrModifyState *state, EState *estate)
+lease_connection(KrModifyState *state, EState *estate)
 {
 	KrConn	   *conn = kr_remote_lease(&state->target.remote, false);
 
 	if (state->stream.conn == NULL)
 		kr_stream_init(&state->stream, conn, estate->es_query_cxt, false,
 					   state->deferred ? park_deferred : NULL, state);
+}
+
+/*
+ * What only the tenant decides, and the values of ON CONFLICT's parameters, when
+ * the first row is there.
+ */
+static void
+prepare_insert(KrModifyState *state, EState *estate)
+{
+	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+	List	   *attnums = NIL;
+
+	state->suffix.nparams = state->params.count;
+	state->suffix.params = kr_params_eval(&state->params, GetPerTupleExprContext(estate));
+	if (state->suffix.conflict != NIL)
+		attnums = kr_conflict_attnums(state->suffix.conflict);
+	if (attnums != NIL && state->target.route != NULL &&
+		state->target.route->isolation == KR_ISOLATION_ROW)
+	{
+		const char *table = kr_fdw_remote_table(state->rel, &state->target);
+		const char *column = kr_shape_tenant_column(kr_shape_of(&state->target.remote, table),
+													state->rel, attnums);
+
+		state->suffix.tenant_column = column ? pstrdup(column) : NULL;
+		kr_shape_confirm(&state->target.remote, table);
+	}
+	state->sql = insert_sql(state, state->head, state->nparams);
+	MemoryContextSwitchTo(old);
+}
+
+/* Make sure that the remote transaction is there, as deep as the local one. */
+static void
+lease(KrModifyState *state, EState *estate)
+{
+	if (state->sql == NULL)
+		prepare_insert(state, estate);
+	lease_connection(state, estate);
 }
 
 static void
@@ -351,9 +468,10 @@ queue_row(KrModifyState *state, EState *estate, TupleTableSlot *slot,
 	old = MemoryContextSwitchTo(state->cxt);
 	collect_values(state, slot, plan_slot);
 	MemoryContextSwitchTo(old);
-	sql = row_statement(state, estate, &nparams);
-
 	lease(state, estate);
+	sql = row_statement(state, estate, &nparams);
+	for (int i = 0; i < state->params.count; i++)
+		state->values[nparams++] = state->suffix.params[i];
 	kr_stream_queue(&state->stream, sql, nparams, state->values, true);
 }
 
@@ -512,12 +630,15 @@ insert_in_bulk(KrModifyState *state, TupleTableSlot **slots, int nslots, uint64 
 static bool
 prepare_bulk(KrModifyState *state, EState *estate, Relation rel, int nslots)
 {
-	if (state->bulk == NULL && !state->no_bulk && nslots >= MIN_BULK)
+	/* Rows that conflict with each other must be in one statement to be refused. */
+	int			least = state->suffix.conflict != NIL ? 2 : MIN_BULK;
+
+	if (state->bulk == NULL && !state->no_bulk && nslots >= least)
 	{
 		MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
 
 		state->bulk = kr_bulk_create(rel, &state->target, state->target_attrs,
-									 state->source_default, state->conflict);
+									 state->source_default, &state->suffix);
 		state->no_bulk = state->bulk == NULL;
 		MemoryContextSwitchTo(old);
 	}
@@ -712,7 +833,7 @@ prepare_deferred(KrModifyState *state, EState *estate, Relation rel)
 	if (state->copier == NULL && state->bulk == NULL)
 	{
 		state->bulk = kr_bulk_create(rel, &state->target, state->target_attrs,
-									 state->source_default, state->conflict);
+									 state->source_default, &state->suffix);
 		state->deferred = state->bulk != NULL;
 	}
 	MemoryContextSwitchTo(old);

@@ -11,7 +11,9 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "common/hashfn.h"
+#include "nodes/bitmapset.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -42,12 +44,17 @@ typedef struct ShapeEntry
 static HTAB *shapes = NULL;
 
 /*
- * COPY writes past rules, is refused for views, and under row security.
+ * COPY writes past rules, is refused for views, and under row security. What the
+ * agent tells is found by the default that kessel_agent.protect() sets.
  */
 static const char *const shape_sql =
 "SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), "
-"c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid) "
+"c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid), "
+"a.attnum, coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) LIKE '%kessel\\_agent.tenant\\_id()%', false), "
+"(SELECT pg_catalog.string_agg(' ' || pg_catalog.array_to_string((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1], ' ') || ' ', ',') "
+"FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid) "
 "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
+"LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum "
 "WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
 
 static void
@@ -108,11 +115,12 @@ ask(KrShape *shape, const KrTarget *target, const char *table)
 	PGresult   *result;
 
 	memset(shape, 0, sizeof(*shape));
+	shape->keys = "";
 	kr_stream_init(stream, kr_remote_lease(target, false), CurrentMemoryContext, false, NULL, NULL);
 	kr_stream_queue(stream, shape_sql, 1, &table, false);
 	kr_stream_send(stream);
 	result = kr_stream_next(stream);
-	if (result == NULL || PQnfields(result) != 4)
+	if (result == NULL || PQnfields(result) != 7)
 		return;
 
 	shape->ncolumns = PQntuples(result);
@@ -123,6 +131,9 @@ ask(KrShape *shape, const KrTarget *target, const char *table)
 		shape->columns[i].type = strtoul(PQgetvalue(result, i, 1), NULL, 10);
 		shape->columns[i].type_name = pstrdup(PQgetvalue(result, i, 2));
 		shape->copyable = strcmp(PQgetvalue(result, i, 3), "t") == 0;
+		shape->columns[i].attnum = atoi(PQgetvalue(result, i, 4));
+		shape->columns[i].is_tenant = strcmp(PQgetvalue(result, i, 5), "t") == 0;
+		shape->keys = pstrdup(PQgetvalue(result, i, 6));
 	}
 }
 
@@ -155,11 +166,12 @@ kr_shape_of(const KrTarget *target, const char *table)
 	cxt = AllocSetContextCreate(TopMemoryContext, "kessel remote table", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(cxt);
 	entry->shape = shape;
+	entry->shape.keys = pstrdup(shape.keys);
 	entry->shape.columns = palloc(Max(shape.ncolumns, 1) * sizeof(KrRemoteColumn));
 	for (int i = 0; i < shape.ncolumns; i++)
 	{
+		entry->shape.columns[i] = shape.columns[i];
 		entry->shape.columns[i].name = pstrdup(shape.columns[i].name);
-		entry->shape.columns[i].type = shape.columns[i].type;
 		entry->shape.columns[i].type_name = pstrdup(shape.columns[i].type_name);
 	}
 	entry->cxt = cxt;
@@ -191,4 +203,55 @@ kr_shape_column(const KrShape *shape, const char *name)
 			return &shape->columns[i];
 	}
 	return NULL;
+}
+
+const char *
+kr_shape_tenant_column(const KrShape *shape, Relation rel, List *attnums)
+{
+	const KrRemoteColumn *tenant = NULL;
+	Bitmapset  *target = NULL;
+	const char *key = shape->keys;
+	bool		needed = false;
+	ListCell   *cell;
+
+	foreach(cell, attnums)
+	{
+		const KrRemoteColumn *column =
+			kr_shape_column(shape, kr_fdw_column_name(rel, lfirst_int(cell)));
+
+		if (column == NULL)
+			return NULL;
+		target = bms_add_member(target, column->attnum);
+	}
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		if (shape->columns[i].is_tenant)
+			tenant = &shape->columns[i];
+	}
+	if (tenant == NULL || target == NULL)
+		return NULL;
+
+	while (*key != '\0')
+	{
+		Bitmapset  *columns = NULL;
+
+		while (*key != '\0' && *key != ',')
+		{
+			char	   *end;
+			long		attnum = strtol(key, &end, 10);
+
+			if (end == key)
+				break;
+			if (attnum > 0 && attnum <= MaxHeapAttributeNumber)
+				columns = bms_add_member(columns, attnum);
+			key = end;
+		}
+		if (bms_equal(columns, target))
+			return NULL;
+		columns = bms_del_member(columns, tenant->attnum);
+		needed = needed || bms_equal(columns, target);
+		while (*key != '\0' && *key++ != ',')
+			;
+	}
+	return needed ? tenant->name : NULL;
 }

@@ -59,8 +59,8 @@ check_schemas(const KrFdwTarget *target, List *relids)
 }
 
 /* The end of a quoted token that starts at text: past its closing quote. */
-static const char *
-skip_quoted(const char *text, bool backslashes)
+const char *
+kr_fdw_skip_quoted(const char *text, bool backslashes)
 {
 	char		quote = *text++;
 
@@ -89,9 +89,9 @@ replace_marker(const char *sql, const char *schema)
 		const char *end;
 
 		if (*sql == '\'')
-			end = skip_quoted(sql, buf.len > 0 && buf.data[buf.len - 1] == 'E');
+			end = kr_fdw_skip_quoted(sql, buf.len > 0 && buf.data[buf.len - 1] == 'E');
 		else if (*sql == '"')
-			end = skip_quoted(sql, false);
+			end = kr_fdw_skip_quoted(sql, false);
 		else
 		{
 			appendStringInfoChar(&buf, *sql++);
@@ -131,26 +131,42 @@ kr_fdw_column_name(Relation rel, int attnum)
 		NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname);
 }
 
+const char *
+kr_fdw_table_name(Relation rel)
+{
+	const char *table = option(GetForeignTable(RelationGetRelid(rel))->options, "table_name");
+
+	return table ? table : RelationGetRelationName(rel);
+}
+
 /* A table's name in the data source, with the marker where the tenant's schema goes. */
 void
 kr_fdw_append_table_name(StringInfo buf, Relation rel)
 {
 	List	   *options = GetForeignTable(RelationGetRelid(rel))->options;
 	const char *schema = option(options, "schema_name");
-	const char *table = option(options, "table_name");
 
 	if (schema == NULL)
 		schema = get_namespace_name(RelationGetNamespace(rel));
-	if (table == NULL)
-		table = RelationGetRelationName(rel);
 	appendStringInfo(buf, "%s.%s",
 					 strcmp(schema, KR_TENANT_SCHEMA_MARKER) == 0 ? QUOTED_MARKER : quote_identifier(schema),
-					 quote_identifier(table));
+					 quote_identifier(kr_fdw_table_name(rel)));
+}
+
+/* The same as statements for the target name it. */
+const char *
+kr_fdw_remote_table(Relation rel, const KrFdwTarget *target)
+{
+	StringInfoData table;
+
+	initStringInfo(&table);
+	kr_fdw_append_table_name(&table, rel);
+	return kr_fdw_adapt_sql(table.data, target, list_make1_oid(RelationGetRelid(rel)));
 }
 
 char *
-kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
-				  List **targets, List **retrieved)
+kr_fdw_insert_sql(Relation rel, bool returning, List **targets, List **retrieved,
+				  char **tail)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	StringInfoData sql;
@@ -188,10 +204,7 @@ kr_fdw_insert_sql(Relation rel, bool do_nothing, bool returning,
 		appendStringInfo(&sql, "(%s) VALUES (%s)", columns.data, values.data);
 	else
 		appendStringInfoString(&sql, " DEFAULT VALUES");
-	if (do_nothing)
-		appendStringInfoString(&sql, " ON CONFLICT DO NOTHING");
-	if (returning && columns.len > 0)
-		appendStringInfo(&sql, " RETURNING %s", columns.data);
+	*tail = returning && columns.len > 0 ? psprintf(" RETURNING %s", columns.data) : "";
 	return sql.data;
 }
 

@@ -5,7 +5,7 @@ INSERT INTO data.accounts (id, name) VALUES (12, 'birch 12') RETURNING *;
 INSERT INTO data.accounts (id, name) VALUES (12, 'again') ON CONFLICT DO NOTHING;
 INSERT INTO data.accounts (id, name) VALUES (12, 'again'), (13, 'birch 13') ON CONFLICT DO NOTHING RETURNING id;
 INSERT INTO data.accounts (id, name) VALUES (13, 'again');
-INSERT INTO data.accounts (id, name) VALUES (14, 'birch 14') ON CONFLICT (id) DO UPDATE SET name = 'x';
+INSERT INTO data.accounts (id, name) VALUES (12, 'again') ON CONFLICT (id) DO UPDATE SET name = 'birch 12';
 INSERT INTO data.accounts (id, name) SELECT i, 'many ' || i FROM generate_series(100, 1399) i;
 SELECT count(*), min(id), max(id) FROM data.accounts WHERE id >= 100;
 INSERT INTO data.accounts (id, name) SELECT i, CASE i WHEN 2700 THEN 'many 100' ELSE 'more ' || i END FROM generate_series(2000, 3000) i;
