@@ -266,7 +266,8 @@ extern void kr_reader_explain(KrRowReader *reader, const KrFdwTarget *target,
  * where it has a column of a type whose binary form is not known: it must be
  * asked for as text.
  */
-extern bool kr_reader_describe(KrRowReader *reader, const PGresult *result);
+extern bool kr_reader_describe(KrRowReader *reader, const PGresult *result,
+							   bool asked_for_text);
 extern void kr_reader_store_result(KrRowReader *reader, const PGresult *result,
 								   int row, TupleTableSlot *slot);
 

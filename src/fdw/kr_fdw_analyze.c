@@ -230,7 +230,7 @@ static void
 sample_result(KrSample *sample, KrRowReader *reader, const PGresult *result,
 			  TupleTableSlot *slot)
 {
-	(void) kr_reader_describe(reader, result);
+	(void) kr_reader_describe(reader, result, true);
 	for (int row = 0; row < PQntuples(result); row++)
 	{
 		int			place = sample_place(sample);

@@ -153,7 +153,7 @@ execute(ForeignScanState *node, KrDirectState *state)
 			continue;
 		}
 		if (result != NULL && state->reader.desc != NULL &&
-			kr_reader_describe(&state->reader, result))
+			kr_reader_describe(&state->reader, result, true))
 			kr_parked_add(&state->rows, &state->reader, result, 0);
 	}
 	state->executed = true;

@@ -487,7 +487,7 @@ finish_row(KrModifyState *state, TupleTableSlot *slot)
 		return false;
 	if (state->has_returning)
 	{
-		(void) kr_reader_describe(&state->reader, result);
+		(void) kr_reader_describe(&state->reader, result, true);
 		kr_reader_store_result(&state->reader, result, 0, slot);
 	}
 	return true;

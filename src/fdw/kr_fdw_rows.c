@@ -325,7 +325,7 @@ kr_reader_explain(KrRowReader *reader, const KrFdwTarget *target, ForeignScanSta
 }
 
 bool
-kr_reader_describe(KrRowReader *reader, const PGresult *result)
+kr_reader_describe(KrRowReader *reader, const PGresult *result, bool asked_for_text)
 {
 	MemoryContext cxt = GetMemoryChunkContext(reader->columns);
 
@@ -342,8 +342,13 @@ kr_reader_describe(KrRowReader *reader, const PGresult *result)
 		KrColumn   *column = &reader->columns[i];
 
 		column->form = KR_FORM_TEXT;
-		if (PQfformat(result, i) != 0 && column->attnum != 0 &&
-			!describe_binary(column, PQftype(result, i), cxt))
+		if (PQfformat(result, i) == 0 || column->attnum == 0)
+			continue;
+		if (asked_for_text)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("data source sent column %d in binary form instead of text", i + 1)));
+		if (!describe_binary(column, PQftype(result, i), cxt))
 			return false;
 	}
 	return true;

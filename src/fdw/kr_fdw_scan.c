@@ -115,7 +115,7 @@ accept(KrScanState *state, const PGresult *result)
 {
 	if (state->described)
 		return true;
-	if (!kr_reader_describe(&state->reader, result))
+	if (!kr_reader_describe(&state->reader, result, !state->stream.binary))
 	{
 		state->as_text = true;
 		kr_stream_refuse_binary(&state->stream);

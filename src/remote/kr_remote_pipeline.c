@@ -28,6 +28,9 @@
 /* Rows in one result where libpq can do that; each holds memory until it is read. */
 #define CHUNK_ROWS 32
 
+/* Bytes of a result after which a connection is closed when its transaction ends. */
+#define LARGE_RESULT (16 * 1024 * 1024)
+
 /* Entries kept free for cleaning up, which must not allocate. */
 #define CLEANUP_RESERVE 8
 
@@ -41,11 +44,17 @@ kr_conn_lost(KrConn *conn)
 	kr_remote_raise_lost(conn->pg, conn->source_name);
 }
 
+/*
+ * libpq never gives back the memory of its input buffer, which has been as large
+ * as the largest row: a connection that has seen such a row is not kept.
+ */
 static void
 set_result(KrConn *conn, PGresult *result)
 {
 	PQclear(conn->result);
 	conn->result = result;
+	if (result != NULL && PQresultMemorySize(result) > LARGE_RESULT)
+		conn->unwanted = true;
 }
 
 /* ---------- the queue ---------- */
