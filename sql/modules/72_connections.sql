@@ -12,7 +12,7 @@ COMMENT ON VIEW kessel.connections IS
 CREATE FUNCTION kessel.disconnect(data_source text DEFAULT NULL) RETURNS integer
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'kr_disconnect';
 COMMENT ON FUNCTION kessel.disconnect(text) IS
-    'Closes this session''s connections to a data source (NULL: to all) and returns how many; those that this transaction uses are closed at its end. Error KR007. For kessel_service, kessel_admin';
+    'Closes this session''s connections to a data source or bound server, by its name (NULL: to all) and returns how many; those that this transaction uses are closed at its end. Error KR007. For kessel_service, kessel_admin';
 
 REVOKE ALL ON FUNCTION kessel._connections(), kessel.disconnect(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._connections(), kessel.disconnect(text) TO kessel_service, kessel_admin;

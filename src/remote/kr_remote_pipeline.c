@@ -217,8 +217,11 @@ static void
 raise_result(KrConn *conn, KrPending *head)
 {
 	const char *sqlstate = PQresultErrorField(conn->result, PG_DIAG_SQLSTATE);
+	const char *severity = PQresultErrorField(conn->result, PG_DIAG_SEVERITY_NONLOCALIZED);
 
-	if (PQstatus(conn->pg) == CONNECTION_BAD)
+	/* A server's last words, as at its shutdown, mean the same as none. */
+	if (PQstatus(conn->pg) == CONNECTION_BAD ||
+		(severity != NULL && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0)))
 		kr_conn_lost(conn);
 	conn->failed = true;
 
