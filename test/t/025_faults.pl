@@ -61,6 +61,7 @@ sub all_well
     ok_run($s->run($count),     '5000', "$what: the session works");
     ok_run($other->run($count), '5',    "$what: so does another tenant's");
     ok(wait_for_remote($one, "state <> 'idle'", 0), "$what: nothing is left open there");
+    is($k->data_exec($one, "SELECT count(*) FROM pg_locks WHERE pid IN (SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}')"), '0', "$what: nor locked");
     return;
 }
 
@@ -143,6 +144,99 @@ $lock->run('SELECT pg_advisory_unlock(1)');
 $lock->quit;
 $k->data_exec($one, 'DROP TRIGGER late ON accounts');
 all_well('cancelled while committing');
+
+# killed with -9: while idle, with a write unanswered, with a commit unanswered
+sub victim { my ($condition) = @_; return $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND $condition") }
+kill_backend($one->{node}, victim('true'));
+all_well('killed while idle');
+
+my $owner = sub { return $k->session(url => sprintf("host='%s' port=%d dbname=%s user=postgres", $one->{node}->host, $one->{port}, $one->{db})) };
+$lock = $owner->();
+$lock->run('BEGIN; SELECT FROM accounts WHERE id = 1 FOR UPDATE');
+$s->start("UPDATE data.accounts SET name = 'changed' WHERE id = 1");
+wait_for_remote($one, "wait_event_type = 'Lock'", 1);
+kill_backend($one->{node}, victim("state = 'active'"));
+$r = $s->finish;
+like($r->{state}, qr/^(57P02|08006)$/, 'killed with a write unanswered: it fails') or diag($r->{err});
+$lock->quit;
+all_well('killed with a write unanswered');
+ok_run($s->run('SELECT name FROM data.accounts WHERE id = 1'), 'one account 1', 'nothing of it was written');
+
+$k->data_exec($one, 'CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON accounts DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_for_lock()');
+$lock = $owner->();
+$lock->run('SELECT pg_advisory_lock(1)');
+$s->run("BEGIN; UPDATE data.accounts SET name = 'changed' WHERE id = 1");
+$s->start('COMMIT');
+wait_for_remote($one, "wait_event_type = 'Lock'", 1);
+kill_backend($one->{node}, victim("state = 'active'"));
+like_error($s->finish, '08007', qr/has not answered the commit/, 'killed with a commit unanswered: the outcome is unknown', hint => qr/Look at the data/);
+$lock->quit;
+$k->data_exec($one, 'DROP TRIGGER late ON accounts');
+all_well('killed with a commit unanswered');
+
+# restarted in the middle of a transaction, the hard way
+$s->run("BEGIN; UPDATE data.accounts SET name = 'changed' WHERE id = 1");
+$one->{node}->stop('immediate');
+like($s->run($count)->{state}, qr/^(57P0[12]|08006)$/, 'restarted in a transaction: the next statement fails');
+like_error($s->run("ROLLBACK; $count"), '08001', qr/could not connect to data source "one"/, 'stopped: no connection');
+ok_run($other->run($count), '5', 'stopped: another tenant does not notice');
+$one->{node}->start;
+all_well('restarted in a transaction');
+
+# no more connections there
+my $first = $k->session(tenant => 'one');
+$first->run($count);
+$k->data_exec($one, "ALTER ROLE $one->{runtime} CONNECTION LIMIT 2");
+my $second = $k->session(tenant => 'one');
+like_error($second->run($count), '53300', qr/could not connect to data source "one"/, 'too many connections', hint => qr/test_data_source/);
+ok_run($s->run($count), '5000', 'too many connections: those that are open work');
+$k->data_exec($one, "ALTER ROLE $one->{runtime} CONNECTION LIMIT -1");
+ok_run($second->run($count), '5000', 'too many connections: until there is room');
+$_->quit foreach $first, $second;
+wait_for_remote($one, 'true', 1);
+all_well('too many connections');
+
+#
+# The remote schema changes under a cached statement. Outside a block it is
+# prepared anew, unseen; in a block the remote transaction is lost with it.
+#
+my $cached = 'SELECT city FROM data.accounts WHERE id = 1';
+my $write = "UPDATE data.accounts SET city = 'Rome' WHERE id = 1 RETURNING city";
+my $anew = 'ALTER TABLE contacts DROP CONSTRAINT IF EXISTS contacts_account_id_fkey; CREATE TABLE copy (LIKE accounts INCLUDING ALL); INSERT INTO copy SELECT * FROM accounts;'
+  . "DROP TABLE accounts; ALTER TABLE copy RENAME TO accounts; GRANT SELECT, INSERT, UPDATE, DELETE ON accounts TO $one->{runtime}";
+foreach my $change (
+    [ 'a column changes its type', [ 'ALTER TABLE accounts ALTER city TYPE varchar(40)', 'ALTER TABLE accounts ALTER city TYPE text' ] ],
+    [ 'a column is added', [ 'ALTER TABLE accounts ADD more integer', 'ALTER TABLE accounts ADD even_more integer' ] ],
+    [ 'a column is dropped', [ 'ALTER TABLE accounts DROP more', 'ALTER TABLE accounts DROP even_more' ] ],
+    [ 'the table is made anew', [ ($anew) x 2 ] ])
+{
+    my ($what, $ddl) = @$change;
+    foreach my $statement ([ 'a read', $cached ], [ 'a write', $write ])
+    {
+        my ($kind, $sql) = @$statement;
+        my $before = $s->run($sql)->{out};
+        $s->run($sql);
+        $k->data_exec($one, "SET ROLE $one->{owner}; $ddl->[ $kind eq 'a read' ? 0 : 1 ]");
+        ok_run($s->run($sql), $before, "$what: $kind goes on");
+        ok_run($s->run("BEGIN; $sql; $sql; COMMIT"), "$before\n$before", "$what: $kind in a block, too");
+    }
+    all_well($what);
+}
+
+# Memory runs out in the middle of a value: for the wire, or for its conversion.
+$k->data_exec($one, "CREATE TABLE large AS SELECT i AS id, repeat('x', 100000000) AS filler FROM generate_series(1, 1) i;"
+      . "GRANT SELECT ON large TO $one->{runtime}");
+$k->exec("SELECT * FROM kessel.import_tables('one', 'public', 'data', '{large}')");
+$s->run($count);
+my ($size) = slurp_file('/proc/' . $s->pid . '/status') =~ /^VmSize:\s*(\d+) kB/m;
+foreach my $more (20, 150, 250, 350)
+{
+    IPC::Run::run([ 'prlimit', '--pid', $s->pid, '--as=' . 1024 * ($size + 1024 * $more) . ':unlimited' ]) or die 'prlimit';
+    $r = $s->run('SELECT length(x.filler) FROM (SELECT * FROM data.large OFFSET 0) x');
+    like($r->{state} || $r->{out}, qr/^(?:53200|08006|100000000)$/, "$more MB left: the large value does not come, or it does") or diag(substr($r->{err}, 0, 500));
+    IPC::Run::run([ 'prlimit', '--pid', $s->pid, '--as=unlimited:unlimited' ]) or die 'prlimit';
+    all_well("$more MB left");
+}
 
 # killed while it works
 $s->start($slow);
