@@ -6,6 +6,7 @@
  * kr_fdw_plan.c      what joins and aggregates cost in a data source
  * kr_fdw_ship.c      conditions that postgres_fdw would not ship
  * kr_fdw_rewrite.c   such conditions in terms of what it does ship
+ * kr_fdw_locking.c   SKIP LOCKED and NOWAIT
  * kr_fdw_options.c   options of servers, mappings and tables; the target of a statement
  * kr_fdw_server.c    what a server is, and where one with options of libpq leads
  * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
@@ -134,6 +135,11 @@ extern void kr_ship_depend_on_enums(void);
 
 extern Expr *kr_rewrite_condition(KrShip *ship, const KrShipRules *rules, Expr *expr);
 extern Expr *kr_rewrite_assignment(KrShip *ship, const KrShipRules *rules, Expr *expr);
+
+/* ---------- kr_fdw_locking.c ---------- */
+
+/* Have the plan's SQL wait for locks, or not, as the statement says. */
+extern ForeignScan *kr_plan_locking(PlannerInfo *root, RelOptInfo *rel, ForeignScan *scan);
 
 /* ---------- kr_fdw_options.c ---------- */
 

@@ -69,8 +69,10 @@ static ForeignScan *
 get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path,
 		 List *tlist, List *clauses, Plan *outer_plan)
 {
-	return kr_ship_plan(root, planner->GetForeignPlan(root, rel, relid, path, tlist,
-													  clauses, outer_plan));
+	ForeignScan *scan = planner->GetForeignPlan(root, rel, relid, path, tlist,
+												clauses, outer_plan);
+
+	return kr_plan_locking(root, rel, kr_ship_plan(root, scan));
 }
 
 static bool

@@ -152,33 +152,6 @@ park(KrStream *stream)
 	state->parked_all = true;
 }
 
-/*
- * postgres_fdw deparses FOR UPDATE, but neither SKIP LOCKED nor NOWAIT: such a
- * query would wait for the locks that it means to avoid, and take more of them
- * than it asks for.
- */
-static void
-check_wait_policy(ForeignScanState *node)
-{
-	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
-	EState	   *estate = node->ss.ps.state;
-	int			rti = -1;
-
-	if (estate->es_rowmarks == NULL)
-		return;
-	while ((rti = bms_next_member(plan->fs_relids, rti)) >= 0)
-	{
-		ExecRowMark *mark = ExecFindRowMark(estate, rti, true);
-
-		if (mark != NULL && mark->strength != LCS_NONE && mark->waitPolicy != LockWaitBlock)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("%s is not supported on router tables",
-							mark->waitPolicy == LockWaitSkip ? "SKIP LOCKED" : "NOWAIT"),
-					 errhint("Use FOR UPDATE alone, with lock_timeout or statement_timeout, or claim a row with UPDATE ... RETURNING.")));
-	}
-}
-
 void
 kr_begin_scan(ForeignScanState *node, int eflags)
 {
@@ -195,7 +168,6 @@ kr_begin_scan(ForeignScanState *node, int eflags)
 		!IsA(list_nth(plan->fdw_private, SCAN_FETCH_SIZE), Integer))
 		kr_fdw_layout_error("scan");
 
-	check_wait_policy(node);
 	state = palloc0(sizeof(KrScanState));
 	node->fdw_state = state;
 	kr_fdw_resolve(plan->fs_server, kr_scan_user(node), &state->target);

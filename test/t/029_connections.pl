@@ -180,6 +180,22 @@ ok_run($s->run('SELECT count(*) FROM data.accounts'), '100', 'is over with its s
 is(remote($one, 'pid'), $pid, 'with the connection kept');
 
 #
+# Locks that are not waited for
+#
+my $job = 'SELECT id FROM data.accounts ORDER BY id LIMIT 1 FOR UPDATE';
+my $worker = $k->session(tenant => 'one');
+$s->run("SET statement_timeout = '10s'");
+ok_run($worker->run("BEGIN; $job"), '1', 'a worker takes a row');
+ok_run($s->run("BEGIN; $job SKIP LOCKED"), '2', 'another takes the next');
+like_error($worker->run("SELECT id FROM data.accounts WHERE id = 2 FOR UPDATE NOWAIT"), '55P03', qr/could not obtain lock/, 'NOWAIT does not wait');
+$worker->run('ROLLBACK');
+ok_run($s->run("$job SKIP LOCKED; COMMIT"), '1', 'what is free again is found');
+ok_run($worker->run("BEGIN; SELECT a.id FROM data.accounts a JOIN data.contacts c ON c.account_id = a.id WHERE a.id = 3 LIMIT 1 FOR UPDATE OF a"), '3', 'in a join');
+ok_run($s->run("SELECT a.id FROM data.accounts a JOIN data.contacts c ON c.account_id = a.id WHERE a.id IN (3, 4) ORDER BY a.id LIMIT 1 FOR SHARE OF a SKIP LOCKED"), '4', 'the locked table has the clause');
+$worker->quit;
+$s->run('RESET statement_timeout');
+
+#
 # Statements that were prepared before the tables changed
 #
 $k->data_exec($one, "CREATE TABLE changing (id integer PRIMARY KEY, v integer); INSERT INTO changing SELECT i, i FROM generate_series(1, 3) i; GRANT SELECT, UPDATE ON changing TO $one->{runtime}");
