@@ -429,6 +429,7 @@ BEGIN
                          JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation) ELSE '' END AS present_type,
                a.attnotnull, a.attnum, a.attgenerated <> '' AS present_generated,
                pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS present_expression,
+               (SELECT o.option_value::boolean FROM pg_catalog.pg_options_to_table(a.attfdwoptions) o WHERE o.option_name = 'remote_default') AS present_remote_default,
                pg_catalog.col_description(rel, a.attnum) AS present_comment
         FROM kessel._wanted_columns(relation, local_schema, types) w
              FULL JOIN (SELECT * FROM pg_catalog.pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped) a ON a.attname::text = w.name
@@ -445,7 +446,7 @@ BEGIN
         IF col.present AND (NOT col.wanted OR col.present_generated <> (col.generated IS NOT NULL)
                             OR col.generated IS NOT NULL AND col.generated <> col.present_expression) THEN
             EXECUTE pg_catalog.format('ALTER FOREIGN TABLE %s DROP COLUMN %I', local_name, col.name);
-            changed := true; col.present := false; col.present_expression := NULL; col.present_comment := NULL;
+            changed := true; col.present := false; col.present_expression := NULL; col.present_comment := NULL; col.present_remote_default := NULL;
             action := 'dropped column'; detail := col.present_type; RETURN NEXT;
         END IF;
         CONTINUE WHEN NOT col.wanted;
@@ -489,6 +490,15 @@ BEGIN
         END IF;
         IF col.remote_default IS NOT NULL AND col."default" IS NULL THEN
             action := 'default left out'; detail := pg_catalog.concat(col.remote_default, failure); RETURN NEXT;
+        END IF;
+        -- An INSERT that leaves such a column out leaves it out there, too.
+        IF (col.remote_default IS NOT NULL AND col."default" IS NULL) <> coalesce(col.present_remote_default, false) THEN
+            EXECUTE pg_catalog.format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', local_name, col.name,
+                CASE WHEN col.present_remote_default THEN 'DROP remote_default' WHEN NOT col.present_remote_default THEN 'SET remote_default ''true''' ELSE 'ADD remote_default ''true''' END);
+            IF NOT created THEN
+                changed := true;
+                action := 'altered column'; detail := CASE WHEN col.present_remote_default THEN 'option remote_default dropped' ELSE 'option remote_default set' END; RETURN NEXT;
+            END IF;
         END IF;
 
         IF col.comment IS NOT NULL AND col.comment IS DISTINCT FROM col.present_comment THEN
@@ -588,6 +598,6 @@ COMMENT ON FUNCTION kessel.import_tables(text, text, text, text[], text[]) IS
     'partitions only where limit_to names them. Where tenants'' tables live (the source''s option schema, else public, or with schema isolation the schema of any tenant) '
     'the schema is left to the tenant, elsewhere it is remote_schema. Enums and domains are mirrored. Run again, it brings them up to date. All or nothing. '
     'Rows: action (created, altered, unchanged, added column, altered column, dropped column, default left out, check left out, missing), object, detail. '
-    'A default left out is one that only the data source can evaluate, such as a sequence: it does so where the column is NOT NULL and an INSERT gives it none, or NULL; another column then becomes NULL. '
+    'A default left out is one that only the data source can evaluate, such as a sequence: it does so for an INSERT or COPY that leaves the column out (option remote_default of the column), and for NULL where the column is NOT NULL. '
     'What is made belongs to the caller, who needs USAGE on the server kessel_router and CREATE on the schema, or on the database where it is missing. '
     'Errors: KR006 tenants share the source and it is not safe for that (DETAIL lists why), KR007 unknown data source, 3F000 no such schema there, 42P01 no such table, 42704 unknown type or collation, 42P07 or 42710 name taken. For kessel_admin';

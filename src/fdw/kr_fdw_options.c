@@ -3,14 +3,15 @@
  *	  Options of servers, user mappings, tables and columns, and the target of
  *	  a statement.
  *
- * Ours are `tenant` and `data_source` of a server and `secret` of a user
- * mapping. Everything else is postgres_fdw's and is checked by its own
+ * Ours are `tenant` and `data_source` of a server, `secret` of a user mapping,
+ * `remote_default` and `sensitive` of a column. Everything else is postgres_fdw's and is checked by its own
  * validator. A validator is told of one object's options alone: what depends
  * on the server that a mapping or table belongs to is refused when it is used.
  */
 #include "postgres.h"
 
 #include "access/reloptions.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
 #include "catalog/pg_user_mapping.h"
@@ -169,6 +170,16 @@ check_table_schema(DefElem *option)
 				 errhint("Only superusers and members of kessel_admin can.")));
 }
 
+/* True where postgres_fdw must check it. */
+static bool
+check_column_option(DefElem *option)
+{
+	if (!is_option(option, "remote_default") && !is_option(option, "sensitive"))
+		return true;
+	(void) defGetBoolean(option);
+	return false;
+}
+
 Datum
 kr_fdw_validator(PG_FUNCTION_ARGS)
 {
@@ -191,6 +202,8 @@ kr_fdw_validator(PG_FUNCTION_ARGS)
 			is_theirs = check_mapping_option(option, &password);
 		else if (catalog == ForeignTableRelationId)
 			check_table_schema(option);
+		else if (catalog == AttributeRelationId)
+			is_theirs = check_column_option(option);
 		if (is_theirs)
 			theirs = lappend(theirs, option);
 	}

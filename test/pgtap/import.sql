@@ -193,10 +193,11 @@ SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" =>
     ('altered column', 'column data.leads.e', 'NOT NULL set'),
     ('added column', 'column data.leads.extra', 'data.mood[] NOT NULL'), ('altered column', 'column data.leads.extra', 'default ''{ok}''::data.mood[]'),
     ('default left out', 'column data.leads.m', '''better''::crm.mood (unsafe use of new value "better" of enum type data.mood)'),
+    ('altered column', 'column data.leads.m', 'option remote_default set'),
     ('missing', 'table data.events', 'The data source has it no more; DROP FOREIGN TABLE if nobody needs it.') $$, 'what has changed is brought up to date and said');
 SELECT is(enum_range(NULL::data.mood)::text, '{worst,sad,ok,better,"it''s \\ fine"}', 'new labels stand where they belong');
 SELECT bag_eq($$ SELECT * FROM kessel.import_tables('origin', 'crm', "except" => '{tags,branches}') WHERE action <> 'unchanged' AND detail !~ 'seq|identity|mine|USER|setting' $$, $$ VALUES
-    ('altered column', 'column data.leads.m', 'default ''better''::data.mood'),
+    ('altered column', 'column data.leads.m', 'default ''better''::data.mood'), ('altered column', 'column data.leads.m', 'option remote_default dropped'),
     ('missing', 'table data.events', 'The data source has it no more; DROP FOREIGN TABLE if nobody needs it.') $$, 'a new label is a default from the next run on');
 RESET ROLE;
 
@@ -226,8 +227,8 @@ EXECUTE add (NULL, 'four') \g /dev/null
 COPY data.numbers (name) FROM stdin;
 five
 \.
-SELECT results_eq('SELECT * FROM data.numbers ORDER BY 2', $$ VALUES (1::bigint, 1, 'one', NULL::integer), (2, 2, 'two', NULL), (10, 3, 'ten', NULL), (3, 4, NULL, NULL),
-    (20, 5, 'twenty', NULL), (4, 6, 'four', NULL), (5, 7, 'five', NULL) $$, 'a column that must not be NULL gets the source''s default');
+SELECT results_eq('SELECT * FROM data.numbers ORDER BY 2', $$ VALUES (1::bigint, 1, 'one', 1), (2, 2, 'two', 1), (10, 3, 'ten', 1), (3, 4, NULL, 1),
+    (20, 5, 'twenty', 1), (4, 6, 'four', 1), (5, 7, 'five', 1) $$, 'a column that is left out, or must not be NULL, gets the source''s default');
 SELECT throws_ok($$ INSERT INTO data.numbers ("VALUES (") VALUES (7) $$, '428C9', NULL, 'what is given is given');
 RESET kessel.tenant;
 
