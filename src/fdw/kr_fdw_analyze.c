@@ -99,7 +99,7 @@ name_literal(Relation rel)
 static double
 remote_tuples(Relation rel, bool *can_sample)
 {
-	char	   *answer = ask(rel, psprintf("SELECT reltuples::text || ' ' || relkind "
+	char	   *answer = ask(rel, psprintf("SELECT reltuples::text || ' ' || relkind::text "
 										   "FROM pg_catalog.pg_class WHERE oid = %s::pg_catalog.regclass",
 										   name_literal(rel)));
 	char	   *rest;
@@ -303,18 +303,33 @@ acquire_sample(Relation rel, int elevel, HeapTuple *rows, int size,
 	return sample.count;
 }
 
+/* Why a table cannot be analyzed; NULL: it can. */
+static const char *
+no_statistics(Relation rel)
+{
+	const KrServer *server = kr_fdw_server(GetForeignServerIdByRelId(RelationGetRelid(rel)),
+										   InvalidOid);
+
+	if (server->kind == KR_SERVER_ROUTER)
+		return "It is another table for every tenant; one tenant's statistics would be taken for all.";
+	if (server->kind == KR_SERVER_DATA_SOURCE &&
+		kr_source_by_name(server->bound_to)->isolation == KR_ISOLATION_ROW)
+		return "Tenants share it, and its data source shows nothing to nobody.";
+	return NULL;
+}
+
 bool
 kr_analyze(Relation rel, AcquireSampleRowsFunc *func, BlockNumber *pages)
 {
-	Oid			serverid = GetForeignServerIdByRelId(RelationGetRelid(rel));
+	const char *reason = no_statistics(rel);
 	char	   *answer;
 
-	if (kr_fdw_server(serverid, InvalidOid)->kind == KR_SERVER_ROUTER)
+	if (reason != NULL)
 	{
 		ereport(WARNING,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("router table \"%s\" has no statistics", RelationGetRelationName(rel)),
-				 errdetail("It is another table for every tenant; one tenant's statistics would be taken for all.")));
+				 errmsg("foreign table \"%s\" has no statistics", RelationGetRelationName(rel)),
+				 errdetail("%s", reason)));
 		return false;
 	}
 

@@ -82,6 +82,7 @@ changed_row(EState *estate, ResultRelInfo *relinfo, KrDirectState *state,
 		slot->tts_values[i] = column == 0 ? (Datum) 0 : joined->tts_values[column - 1];
 	}
 	ExecStoreVirtualTuple(slot);
+	slot->tts_tableOid = RelationGetRelid(relinfo->ri_RelationDesc);
 
 	/* System columns are a tuple's alone; those that were not asked for are invalid. */
 	if (state->ctid_column > 0 && !joined->tts_isnull[state->ctid_column - 1])

@@ -18,6 +18,7 @@ CREATE TABLE parts (id int PRIMARY KEY, "Weight" public.grams NOT NULL, label va
 ALTER TABLE parts DROP COLUMN gone;
 INSERT INTO parts (id, "Weight", label) SELECT i, i % 100 + 1, CASE WHEN i % 4 > 0 THEN 'part ' || i % 10 END FROM generate_series(1, 20000) i;
 ANALYZE parts;
+CREATE TABLE defaults (a int NOT NULL DEFAULT 7, b text COLLATE "C" DEFAULT 'it''s \ new', c int GENERATED ALWAYS AS (a * 2) STORED);
 CREATE TABLE nothing ();
 CREATE TABLE "back\slash" (a int);
 CREATE TABLE years (y int, note text) PARTITION BY RANGE (y);
@@ -43,8 +44,9 @@ SELECT count(*) FROM light;
 SELECT 1 AS one FROM nothing;
 
 CREATE SCHEMA part_of;
-IMPORT FOREIGN SCHEMA "Odd's" LIMIT TO (years_1, years, parts) FROM SERVER depot INTO part_of
-    OPTIONS (import_collate 'false', import_default 'true', import_generated 'false', import_not_null 'false');
+IMPORT FOREIGN SCHEMA "Odd's" LIMIT TO (defaults) FROM SERVER depot INTO part_of OPTIONS (import_default 'true');
+SELECT a.attname, a.attnotnull, a.attgenerated, pg_get_expr(d.adbin, d.adrelid) AS expression FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = 'part_of.defaults'::regclass ORDER BY a.attnum;
 IMPORT FOREIGN SCHEMA "Odd's" LIMIT TO (years_1, parts) FROM SERVER depot INTO part_of
     OPTIONS (import_collate 'false', import_default 'false', import_generated 'false', import_not_null 'false');
 SELECT c.relname, a.attname, a.attnotnull, a.attgenerated, a.atthasdef FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
@@ -53,7 +55,7 @@ SET client_min_messages = warning;
 DROP SCHEMA part_of CASCADE;
 RESET client_min_messages;
 CREATE SCHEMA part_of;
-IMPORT FOREIGN SCHEMA "Odd's" EXCEPT (years, parts, nothing) FROM SERVER depot INTO part_of;
+IMPORT FOREIGN SCHEMA "Odd's" EXCEPT (years, parts, defaults, nothing) FROM SERVER depot INTO part_of;
 SELECT relname FROM pg_class WHERE relnamespace = 'part_of'::regnamespace ORDER BY relname;
 IMPORT FOREIGN SCHEMA "Odd's" LIMIT TO (light) FROM SERVER depot INTO part_of;
 IMPORT FOREIGN SCHEMA nowhere FROM SERVER depot INTO part_of;
@@ -89,6 +91,9 @@ ANALYZE parts;
 -- a server that is bound to a data source is one database; a router is not
 ANALYZE part_of.accounts;
 SELECT reltuples FROM pg_class WHERE oid = 'part_of.accounts'::regclass;
+CREATE SERVER by_row_source FOREIGN DATA WRAPPER kessel_fdw OPTIONS (data_source 'row');
+CREATE FOREIGN TABLE part_of.shared (id int) SERVER by_row_source OPTIONS (schema_name 'public', table_name 'accounts');
+ANALYZE part_of.shared;
 SET kessel.tenant = 'alder';
 ANALYZE data.accounts;
 SELECT reltuples FROM pg_class WHERE oid = 'data.accounts'::regclass;
@@ -96,7 +101,7 @@ SELECT count(*) FROM pg_stats WHERE schemaname = 'data';
 RESET kessel.tenant;
 
 SET client_min_messages = warning;
-DROP SERVER depot, by_source CASCADE;
+DROP SERVER depot, by_source, by_row_source CASCADE;
 DROP SCHEMA stock, part_of CASCADE;
 DROP DOMAIN public.grams;
 \c regress_database regress_owner
