@@ -103,8 +103,9 @@ SELECT * FROM here.ask(
     $$data ? 'kind'$$, $$data @> '{"kind": "k1"}'$$, $$data ->> 'kind' IN ('k1', 'k2')$$, $$data ->> 'kind' LIKE '%1'$$, $$data ->> 'kind' > 'k1'$$);
 \pset format aligned
 
--- four names of zones are taken for abbreviations, which know no summer time
-SET timezone = 'CET';
+-- four names of zones, where the system has them, are taken for abbreviations, which know no summer time
+SELECT coalesce((SELECT name FROM pg_timezone_names WHERE name = 'CET'), 'Europe/Brussels') AS cet \gset
+SET timezone = :'cet';
 SELECT condition, matches, same FROM here.ask($$local_at = timestamptz '2026-07-01 12:00+02'$$, $$local_at <= timestamptz '2026-07-01 10:00+00'$$);
 \pset format unaligned
 RESET timezone;
