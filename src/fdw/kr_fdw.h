@@ -105,12 +105,13 @@ extern void kr_fdw_server_init(void);
 
 /*
  * Around postgres_fdw's callbacks: before it looks at a table's conditions, at
- * those of a join and at HAVING, and after it has made a plan.
+ * those of a join, at HAVING and at grouping, and after it has made a plan.
  */
 extern void kr_ship_base(PlannerInfo *root, RelOptInfo *rel);
 extern List *kr_ship_join(PlannerInfo *root, RelOptInfo *joinrel, JoinType jointype,
 						  SpecialJoinInfo *sjinfo, List *clauses);
 extern Node *kr_ship_having(PlannerInfo *root, RelOptInfo *rel, Node *having);
+extern PathTarget *kr_ship_grouping(PlannerInfo *root, RelOptInfo *rel, PathTarget *target);
 extern ForeignScan *kr_ship_plan(PlannerInfo *root, ForeignScan *scan);
 extern bool kr_ship_direct_modify(PlanDirectModify_function plan_direct_modify,
 								  PlannerInfo *root, ModifyTable *plan,
@@ -126,14 +127,20 @@ typedef struct KrShipRules
 	bool		estimates;		/* the data source is asked for estimates */
 } KrShipRules;
 
-/* For kr_fdw_rewrite.c: a parameter for a value, a column as of another type. */
+/*
+ * For kr_fdw_rewrite.c: a parameter for a value, a column as of another type, and
+ * an expression of a grouping's result; false if that stands for something else.
+ */
 extern Param *kr_ship_value(KrShip *ship, Expr *expr, Oid type);
 extern Var *kr_ship_column(KrShip *ship, Var *var, Oid type, int32 typmod);
+extern bool kr_ship_target(KrShip *ship, Expr *shipped, Expr *original);
 extern void kr_ship_depend_on_enums(void);
 
 /* ---------- kr_fdw_rewrite.c ---------- */
 
 extern Expr *kr_rewrite_condition(KrShip *ship, const KrShipRules *rules, Expr *expr);
+extern Expr *kr_rewrite_target(KrShip *ship, const KrShipRules *rules, Expr *expr);
+extern Expr *kr_rewrite_aggregates(KrShip *ship, const KrShipRules *rules, Expr *expr);
 extern Expr *kr_rewrite_assignment(KrShip *ship, const KrShipRules *rules, Expr *expr);
 
 /* ---------- kr_fdw_locking.c ---------- */

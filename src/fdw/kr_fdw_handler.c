@@ -100,15 +100,33 @@ plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 		   RelOptInfo *output_rel, void *extra)
 {
 	GroupPathExtraData shipped;
+	PathTarget *target = output_rel->reltarget;
+	PathTarget *shipped_target = target;
+	ListCell   *cell;
 
 	if (stage == UPPERREL_GROUP_AGG)
 	{
 		shipped = *(GroupPathExtraData *) extra;
 		shipped.havingQual = kr_ship_having(root, input_rel, shipped.havingQual);
 		extra = &shipped;
+		shipped_target = kr_ship_grouping(root, input_rel, target);
 	}
-	kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
-				  output_rel, extra);
+
+	output_rel->reltarget = shipped_target;
+	if (kr_plan_prices(input_rel->serverid))
+		kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
+					  output_rel, extra);
+	else
+		planner->GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
+	output_rel->reltarget = target;
+
+	foreach(cell, output_rel->pathlist)
+	{
+		Path	   *path = lfirst(cell);
+
+		if (path->pathtarget == shipped_target)
+			path->pathtarget = target;
+	}
 }
 
 static List *

@@ -33,6 +33,7 @@
 
 #include "access/stratnum.h"
 #include "access/transam.h"
+#include "catalog/pg_aggregate.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
@@ -794,6 +795,68 @@ kr_rewrite_condition(KrShip *ship, const KrShipRules *rules, Expr *expr)
 	if (equal(result, expr) || contain_mutable_functions(result))
 		return expr;
 	return (Expr *) result;
+}
+
+/* A column of GROUP BY. */
+Expr *
+kr_rewrite_target(KrShip *ship, const KrShipRules *rules, Expr *expr)
+{
+	RewriteContext cxt = {ship, rules, false};
+
+	if (IsA(expr, Var) && is_enum(exprType((Node *) expr)))
+		return (Expr *) enum_operand((Node *) expr, &cxt);
+	return kr_rewrite_condition(ship, rules, expr);
+}
+
+/* An aggregate's arguments and filter; itself where that does not do. */
+static Aggref *
+rewrite_aggregate(Aggref *original, RewriteContext *cxt)
+{
+	Aggref	   *agg = copyObject(original);
+	bool		takes_enum = false;
+	ListCell   *cell;
+
+	if (agg->aggkind != AGGKIND_NORMAL)
+		return original;
+	foreach(cell, agg->args)
+	{
+		TargetEntry *arg = lfirst_node(TargetEntry, cell);
+		Node	   *operand = IsA(arg->expr, Var) ? enum_operand((Node *) arg->expr, cxt) : NULL;
+
+		takes_enum |= operand != NULL;
+		arg->expr = (Expr *) (operand ? operand : rewrite((Node *) arg->expr, cxt));
+	}
+	agg->aggfilter = (Expr *) rewrite((Node *) agg->aggfilter, cxt);
+	if (agg->aggfnoid == F_COUNT_ANY)
+		agg->inputcollid = InvalidOid;
+	if (takes_enum && agg->aggorder != NIL)
+		return original;
+	if (cxt->rules->enum_order && (agg->aggfnoid == F_MAX_ANYENUM || agg->aggfnoid == F_MIN_ANYENUM))
+		agg->aggtype = UNKNOWNOID;
+	if (equal(agg, original) || contain_mutable_functions((Node *) agg) ||
+		!kr_ship_target(cxt->ship, (Expr *) agg, (Expr *) original))
+		return original;
+	return agg;
+}
+
+static Node *
+find_aggregates(Node *node, RewriteContext *cxt)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Aggref))
+		return (Node *) rewrite_aggregate((Aggref *) node, cxt);
+	return expression_tree_mutator(node, find_aggregates, cxt);
+}
+
+/* The aggregates in an expression. */
+Expr *
+kr_rewrite_aggregates(KrShip *ship, const KrShipRules *rules, Expr *expr)
+{
+	RewriteContext cxt = {ship, rules, false};
+	Node	   *result = find_aggregates((Node *) expr, &cxt);
+
+	return equal(result, expr) ? expr : (Expr *) result;
 }
 
 /* The value of a column in UPDATE ... SET. */

@@ -26,6 +26,7 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/pathnodes.h"
 #include "optimizer/optimizer.h"
+#include "optimizer/tlist.h"
 #include "parser/parsetree.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -44,12 +45,20 @@ struct KrShip
 	MemoryContext cxt;			/* of glob */
 	MemoryContextCallback callback;
 	KrShip	   *next;
+	PlannerInfo *root;			/* the (sub)query whose turn it is */
 	List	   *values;			/* of parameters, in the order of their numbers */
-	List	   *columns;		/* Vars as of another type ... */
-	List	   *original_columns;	/* ... and as they are */
-	List	   *clauses;		/* what postgres_fdw sees ... */
-	List	   *original_clauses;	/* ... and what is meant */
+	List	   *columns;		/* Vars as of another type */
+	List	   *clauses;
+	List	   *targets;		/* of grouping: its columns, and aggregates */
 };
+
+/* What postgres_fdw sees, and what is meant. */
+typedef struct Replaced
+{
+	PlannerInfo *root;			/* Vars of another query may look the same */
+	Node	   *shipped;
+	Node	   *original;
+} Replaced;
 
 /* Runs of the planner that are under way, or whose memory is still there. */
 static KrShip *ships = NULL;
@@ -73,7 +82,10 @@ find_ship(PlannerInfo *root)
 	for (KrShip *ship = ships; ship != NULL; ship = ship->next)
 	{
 		if (ship->glob == root->glob)
+		{
+			ship->root = root;
 			return ship;
+		}
 	}
 	return NULL;
 }
@@ -87,6 +99,7 @@ get_ship(PlannerInfo *root)
 		return ship;
 	ship = MemoryContextAllocZero(GetMemoryChunkContext(root->glob), sizeof(KrShip));
 	ship->glob = root->glob;
+	ship->root = root;
 	ship->cxt = GetMemoryChunkContext(root->glob);
 	ship->callback.func = forget;
 	ship->callback.arg = ship;
@@ -134,32 +147,58 @@ kr_ship_value(KrShip *ship, Expr *expr, Oid type)
 	return param;
 }
 
-static bool
-is_same_column(const Var *a, const Var *b)
+/* The shipped node's own copy, which stays where it is while the planner works. */
+static Node *
+note(KrShip *ship, List **list, void *shipped, void *original)
 {
-	return a->varno == b->varno && a->varattno == b->varattno &&
-		a->varlevelsup == b->varlevelsup && a->vartype == b->vartype;
+	MemoryContext old = MemoryContextSwitchTo(ship->cxt);
+	Replaced   *entry = palloc(sizeof(Replaced));
+
+	entry->root = ship->root;
+	entry->shipped = copyObject(shipped);
+	entry->original = copyObject(original);
+	*list = lappend(*list, entry);
+	MemoryContextSwitchTo(old);
+	return entry->shipped;
+}
+
+/* What is known to stand for such a node; NULL: nothing. */
+static Replaced *
+find_shipped(KrShip *ship, List *list, void *shipped)
+{
+	ListCell   *cell;
+
+	foreach(cell, list)
+	{
+		Replaced   *entry = lfirst(cell);
+
+		if (entry->root == ship->root && equal(entry->shipped, shipped))
+			return entry;
+	}
+	return NULL;
 }
 
 Var *
 kr_ship_column(KrShip *ship, Var *var, Oid type, int32 typmod)
 {
 	Var		   *column = copyObject(var);
-	MemoryContext old;
-	ListCell   *cell;
 
 	column->vartype = type;
 	column->vartypmod = typmod;
-	foreach(cell, ship->columns)
-	{
-		if (equal(lfirst(cell), column))
-			return column;
-	}
-	old = MemoryContextSwitchTo(ship->cxt);
-	ship->columns = lappend(ship->columns, copyObject(column));
-	ship->original_columns = lappend(ship->original_columns, copyObject(var));
-	MemoryContextSwitchTo(old);
+	if (find_shipped(ship, ship->columns, column) == NULL)
+		(void) note(ship, &ship->columns, column, var);
 	return column;
+}
+
+bool
+kr_ship_target(KrShip *ship, Expr *shipped, Expr *original)
+{
+	Replaced   *entry = find_shipped(ship, ship->targets, shipped);
+
+	if (entry != NULL)
+		return equal(entry->original, original);
+	(void) note(ship, &ship->targets, shipped, original);
+	return true;
 }
 
 /*
@@ -215,28 +254,15 @@ wants_estimates(List *options, bool value)
 	return value;
 }
 
-/*
- * What stands for the original from now on. It is found again by its address,
- * so it must not go while the planner works; what a join search makes does.
- */
+/* Found again by its address, so what a join search makes and frees is no good. */
 static Expr *
 note_clause(KrShip *ship, Expr *clause, Expr *original)
 {
-	MemoryContext old;
-	ListCell   *lc1,
-			   *lc2;
+	Replaced   *entry = find_shipped(ship, ship->clauses, clause);
 
-	forboth(lc1, ship->clauses, lc2, ship->original_clauses)
-	{
-		if (equal(lfirst(lc1), clause) && equal(lfirst(lc2), original))
-			return lfirst(lc1);
-	}
-	old = MemoryContextSwitchTo(ship->cxt);
-	clause = copyObject(clause);
-	ship->clauses = lappend(ship->clauses, clause);
-	ship->original_clauses = lappend(ship->original_clauses, copyObject(original));
-	MemoryContextSwitchTo(old);
-	return clause;
+	if (entry != NULL && equal(entry->original, original))
+		return (Expr *) entry->shipped;
+	return (Expr *) note(ship, &ship->clauses, clause, original);
 }
 
 static RestrictInfo *
@@ -318,7 +344,10 @@ kr_ship_join(PlannerInfo *root, RelOptInfo *joinrel, JoinType jointype,
 	return ship_clauses(root, &rules, clauses, jointype, sjinfo);
 }
 
-/* Values only: what postgres_fdw makes of HAVING it estimates anew. */
+/*
+ * HAVING: values, and what is within aggregates. The rest stays as it is: what
+ * postgres_fdw makes of it estimates anew.
+ */
 Node *
 kr_ship_having(PlannerInfo *root, RelOptInfo *rel, Node *having)
 {
@@ -330,18 +359,62 @@ kr_ship_having(PlannerInfo *root, RelOptInfo *rel, Node *having)
 	if (having == NULL || !OidIsValid(rel->serverid))
 		return having;
 	rules_of_server(&rules, rel->serverid);
-	rules.values_only = true;
 	ship = get_ship(root);
 	foreach(cell, castNode(List, having))
 	{
 		Expr	   *clause = lfirst(cell);
-		Expr	   *shipped = kr_rewrite_condition(ship, &rules, clause);
+		Expr	   *shipped;
 
+		rules.values_only = false;
+		shipped = kr_rewrite_aggregates(ship, &rules, clause);
+		rules.values_only = true;
+		shipped = kr_rewrite_condition(ship, &rules, shipped);
 		if (shipped != clause)
 			shipped = note_clause(ship, shipped, clause);
 		result = lappend(result, shipped);
 	}
 	return (Node *) result;
+}
+
+/*
+ * What grouping gives: columns of GROUP BY, and the rest, of which the aggregates
+ * count. The target itself if there is nothing to change.
+ */
+PathTarget *
+kr_ship_grouping(PlannerInfo *root, RelOptInfo *rel, PathTarget *target)
+{
+	PathTarget *result;
+	KrShipRules rules;
+	KrShip	   *ship;
+	bool		changed = false;
+	ListCell   *cell;
+	int			i = 0;
+
+	if (!OidIsValid(rel->serverid))
+		return target;
+	rules_of_server(&rules, rel->serverid);
+	ship = get_ship(root);
+	result = copy_pathtarget(target);
+	foreach(cell, result->exprs)
+	{
+		Expr	   *expr = lfirst(cell);
+		Index		ref = get_pathtarget_sortgroupref(target, i);
+		Expr	   *shipped;
+
+		if (ref != 0 && get_sortgroupref_clause_noerr(ref, root->parse->groupClause) != NULL)
+			shipped = kr_rewrite_target(ship, &rules, expr);
+		else
+			shipped = kr_rewrite_aggregates(ship, &rules, expr);
+		/* nor may it look like another column of the result */
+		if (shipped != expr && !list_member(target->exprs, shipped) &&
+			kr_ship_target(ship, shipped, expr))
+		{
+			lfirst(cell) = shipped;
+			changed = true;
+		}
+		i++;
+	}
+	return changed ? result : target;
 }
 
 /* ---------- once the plan is made ---------- */
@@ -371,8 +444,7 @@ disguise_params(Node *node, void *context)
 static Node *
 restore(Node *node, RestoreContext *cxt)
 {
-	ListCell   *lc1,
-			   *lc2;
+	Replaced   *entry;
 
 	if (node == NULL)
 		return NULL;
@@ -383,20 +455,9 @@ restore(Node *node, RestoreContext *cxt)
 
 		return cxt->distinct ? disguise_params(value, NULL) : copyObject(value);
 	}
-	if (IsA(node, Var))
-	{
-		forboth(lc1, cxt->ship->columns, lc2, cxt->ship->original_columns)
-		{
-			if (is_same_column((Var *) node, lfirst(lc1)))
-			{
-				Var		   *var = copyObject((Var *) node);
-
-				var->vartype = lfirst_node(Var, lc2)->vartype;
-				var->vartypmod = lfirst_node(Var, lc2)->vartypmod;
-				return (Node *) var;
-			}
-		}
-	}
+	entry = find_shipped(cxt->ship, IsA(node, Var) ? cxt->ship->columns : cxt->ship->targets, node);
+	if (entry != NULL)
+		return copyObject(entry->original);
 	return expression_tree_mutator(node, restore, cxt);
 }
 
@@ -404,18 +465,22 @@ static List *
 restore_clauses(List *clauses, KrShip *ship)
 {
 	List	   *result = NIL;
-	ListCell   *cell,
-			   *lc1,
-			   *lc2;
+	ListCell   *cell;
+	ListCell   *lc;
 
 	foreach(cell, clauses)
 	{
 		Node	   *clause = lfirst(cell);
 
-		forboth(lc1, ship->clauses, lc2, ship->original_clauses)
+		foreach(lc, ship->clauses)
 		{
-			if (lfirst(cell) == lfirst(lc1))
-				clause = copyObject(lfirst(lc2));
+			Replaced   *entry = lfirst(lc);
+
+			if (entry->shipped == clause)
+			{
+				clause = copyObject(entry->original);
+				break;
+			}
 		}
 		result = lappend(result, clause);
 	}

@@ -132,6 +132,38 @@ EXPLAIN (VERBOSE, COSTS OFF)
 SELECT owner, count(*) FROM data.tickets GROUP BY owner HAVING max(created_at) < now() - interval '10 hours' AND min(title) <> here.uid()::text;
 SELECT owner, count(*) FROM data.tickets GROUP BY owner HAVING max(created_at) < now() - interval '10 hours' ORDER BY 1;
 SELECT owner, count(*) FROM here.tickets GROUP BY owner HAVING max(created_at) < now() - interval '10 hours' ORDER BY 1;
+-- Grouping.
+CREATE FUNCTION here.group(VARIADIC queries text[]) RETURNS TABLE (query text, there text, matches boolean, same boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+    expected text;
+    found_there text;
+BEGIN
+    FOREACH query IN ARRAY queries LOOP
+        EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) ' || replace(query, '@', 'data') INTO plan;
+        there := here.lines_of(plan, 'Remote SQL');
+        EXECUTE 'SELECT string_agg(r::text, '';'' ORDER BY r::text) FROM (' || replace(query, '@', 'here') || ') r' INTO expected;
+        EXECUTE 'SELECT string_agg(r::text, '';'' ORDER BY r::text) FROM (' || replace(query, '@', 'data') || ') r' INTO found_there;
+        matches := expected IS NOT NULL;
+        same := expected IS NOT DISTINCT FROM found_there;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+SELECT * FROM here.group(
+    $$SELECT status, count(*) FROM @.tickets GROUP BY status$$,
+    $$SELECT date_trunc('month', created_at), count(*) FILTER (WHERE status = 'open'), count(*) FILTER (WHERE created_at > now() - interval '7 days') FROM @.tickets GROUP BY 1$$,
+    $$SELECT created_at::date, min(status), max(former), count(DISTINCT status), max(mail) FROM @.tickets WHERE owner = here.uid() GROUP BY 1$$,
+    $$SELECT data ->> 'kind', sum((data ->> 'n')::int) FROM @.tickets GROUP BY 1 HAVING count(*) FILTER (WHERE done IS NOT TRUE AND status = 'open') > 3$$,
+    $$SELECT t.status, n.status, count(*) FROM @.tickets t JOIN @.notes n ON n.ticket_id = t.id GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 30$$,
+    -- two columns that are shipped alike
+    $$SELECT done IS TRUE, done AND done IS NOT NULL, count(*) FROM @.tickets GROUP BY 1, 2$$,
+    -- not shipped
+    $$SELECT owner, array_agg(status ORDER BY status) FROM @.tickets GROUP BY owner$$,
+    $$SELECT date_trunc('hour', created_at), count(*) FROM @.tickets GROUP BY 1$$,
+    -- columns of two queries that look alike
+    $$SELECT s.k, p.k FROM (SELECT states AS k, count(*) FROM @.tickets GROUP BY 1) s JOIN (SELECT status AS k, count(*) FROM @.notes GROUP BY 1) p ON p.k = s.k[1]$$);
 -- a part of a value that is a column of the result, too
 PREPARE shared(int) AS SELECT $1 + 1 AS x, count(*) FROM data.tickets WHERE id > length(current_setting('TimeZone')) + ($1 + 1) GROUP BY 1;
 SET plan_cache_mode = force_generic_plan;
