@@ -130,7 +130,7 @@ check_secret(DefElem *option)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use a secret in a user mapping"),
-				 errdetail("It needs SELECT on vault.decrypted_secrets, as reading the secret does."),
+				 errdetail("It needs SELECT on vault.decrypted_secrets and EXECUTE on vault._open(), as reading the secret does."),
 				 errhint("Write the password into the user mapping, or let a superuser make it.")));
 }
 

@@ -32,6 +32,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -100,14 +101,42 @@ kr_fdw_is_connection_option(const char *name)
 
 /* ---------- secrets ---------- */
 
+/* Without asking whether the current user may look into the schema. */
+static Oid
+function_oid(const char *name, Oid schema)
+{
+	CatCList   *list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
+	Oid			function = InvalidOid;
+
+	for (int i = 0; i < list->n_members; i++)
+	{
+		Form_pg_proc form = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
+
+		if (form->pronamespace == schema)
+			function = form->oid;
+	}
+	ReleaseSysCacheList(list);
+	return function;
+}
+
+/* Privileges on the view do not extend to the function that opens them. */
 bool
 kr_fdw_may_read_secrets(Oid role)
 {
-	Oid			schema = get_namespace_oid("vault", true);
-	Oid			view = OidIsValid(schema) ? get_relname_relid("decrypted_secrets", schema) : InvalidOid;
+	Oid			schema;
+	Oid			view;
+	Oid			function;
 
-	return superuser_arg(role) ||
-		(OidIsValid(view) && pg_class_aclcheck(view, role, ACL_SELECT) == ACLCHECK_OK);
+	if (superuser_arg(role))
+		return true;
+	schema = get_namespace_oid("vault", true);
+	if (!OidIsValid(schema) || !kr_may_use_schema(schema, role))
+		return false;
+	view = get_relname_relid("decrypted_secrets", schema);
+	function = function_oid("_open", schema);
+	return OidIsValid(view) && OidIsValid(function) &&
+		pg_class_aclcheck(view, role, ACL_SELECT) == ACLCHECK_OK &&
+		kr_may_execute(function, role);
 }
 
 /* Fills in the secret's id; adds its version to the stamp. */

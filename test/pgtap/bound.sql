@@ -86,6 +86,9 @@ SELECT refused($$SELECT as_role('bound_admin', 'CREATE USER MAPPING FOR bound_ad
     'permission denied to use a secret in a user mapping', 'an administrator may not read secrets, and not send them');
 GRANT USAGE ON SCHEMA vault TO bound_reader;
 GRANT SELECT ON vault.decrypted_secrets TO bound_reader;
+SELECT refused($$SELECT as_role('bound_reader', 'CREATE USER MAPPING FOR bound_reader SERVER remote OPTIONS (secret ''x'')')$$, '42501',
+    'permission denied to use a secret in a user mapping', 'reading their names is not enough');
+SELECT format('GRANT EXECUTE ON FUNCTION %s TO bound_reader', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace AND proname = '_open' \gexec
 SELECT lives_ok($$SELECT as_role('bound_reader', 'CREATE USER MAPPING FOR bound_reader SERVER remote OPTIONS (secret ''x'')')$$, 'who may read them may');
 
 -- the server's owner decides to which host it goes

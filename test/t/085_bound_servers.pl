@@ -60,6 +60,16 @@ like_error($k->run($count, user => 'stranger'), '2F003', qr/^password is require
     $s->quit;
 }
 
+# What a role may is asked anew for each statement.
+{
+    $k->exec('CREATE ROLE fallen LOGIN SUPERUSER');
+    my $s = $k->session(user => 'fallen');
+    ok_run($s->run('SELECT count(*) FROM far.trusted'), '5', 'a superuser');
+    $k->exec('ALTER ROLE fallen NOSUPERUSER');
+    like_error($s->run('SELECT count(*) FROM far.trusted'), '2F003', qr/^password is required$/, 'who is none any more');
+    $s->quit;
+}
+
 # A secret of the vault instead.
 $k->exec("SELECT vault.create_secret('$d->{password}', 'solo runtime')");
 $k->exec("ALTER USER MAPPING FOR stranger SERVER solo OPTIONS (ADD secret 'solo runtime')");
