@@ -30,6 +30,7 @@ typedef struct ServerOptions
 {
 	const char *binding;		/* tenant or data_source */
 	const char *connection;		/* an option of libpq */
+	bool		pooler;
 	bool		remote_estimate;
 } ServerOptions;
 
@@ -72,6 +73,18 @@ check_no_scram_passthrough(DefElem *option)
 				 errhint("Use password or secret in the user mapping.")));
 }
 
+static void
+check_pooler(DefElem *option)
+{
+	const char *value = defGetString(option);
+
+	if (strcmp(value, "session") != 0 && strcmp(value, "transaction") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"pooler\": %s", value),
+				 errhint("It is session or transaction.")));
+}
+
 /* Takes note of one option of a server; true where postgres_fdw must check it. */
 static bool
 note_server_option(DefElem *option, ServerOptions *noted)
@@ -84,6 +97,12 @@ note_server_option(DefElem *option, ServerOptions *noted)
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 					 errmsg("options \"tenant\" and \"data_source\" exclude each other")));
 		noted->binding = option->defname;
+		return false;
+	}
+	if (is_option(option, "pooler"))
+	{
+		check_pooler(option);
+		noted->pooler = true;
 		return false;
 	}
 	if (kr_fdw_is_connection_option(option->defname))
@@ -103,6 +122,12 @@ check_server_options(const ServerOptions *noted)
 						noted->binding, noted->connection),
 				 errdetail("How a data source is reached is said there, with its credential sealed."),
 				 errhint("kessel.alter_data_source() changes it.")));
+	if (noted->pooler && noted->connection == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"pooler\" can only be used where a server has connection options"),
+				 errdetail("It is said of a data source, too, but there."),
+				 errhint("kessel.alter_data_source() sets it in its options.")));
 	if (noted->remote_estimate && noted->connection == NULL)
 		kr_fdw_refuse_remote_estimate();
 }

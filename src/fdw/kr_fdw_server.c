@@ -275,6 +275,7 @@ build_source(const ForeignServer *server, Oid userid, KrSource *source)
 	UserMapping *mapping = GetUserMapping(userid, server->serverid);
 	int			most = list_length(server->options) + list_length(mapping->options);
 	const char *secret = find_option(mapping->options, "secret");
+	const char *pooler = find_option(server->options, "pooler");
 
 	make_id(&source->id, server->serverid, mapping->umid);
 	source->serverid = server->serverid;
@@ -285,6 +286,8 @@ build_source(const ForeignServer *server, Oid userid, KrSource *source)
 	source->allow_local = true;
 	source->password_required = !superuser_arg(userid) &&
 		find_bool(mapping->options, "password_required", true);
+	source->transaction_pooler = pooler != NULL && strcmp(pooler, "transaction") == 0;
+	source->stamp = kr_source_stamp_text(source->stamp, source->transaction_pooler ? "pooler" : "");
 	/* No schema is special here: the marker stands for itself. */
 	source->schema = copy_text(KR_TENANT_SCHEMA_MARKER);
 	source->keywords = MemoryContextAlloc(cache_cxt, Max(most, 1) * sizeof(char *));

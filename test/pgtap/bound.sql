@@ -61,6 +61,9 @@ CREATE FUNCTION refused(sql text, state text, message text, what text) RETURNS S
 SELECT lives_ok($$CREATE SERVER router FOREIGN DATA WRAPPER kessel_fdw OPTIONS (fetch_size '10', extensions 'plpgsql')$$, 'a server without options of libpq');
 SELECT lives_ok($$CREATE SERVER remote FOREIGN DATA WRAPPER kessel_fdw OPTIONS (port '1')$$, 'any one of libpq is enough');
 SELECT refused($$CREATE SERVER x FOREIGN DATA WRAPPER kessel_fdw OPTIONS (data_source 's', port '1')$$, 'HV00D', 'options "data_source" and "port" exclude each other', 'not both');
+SELECT refused($$ALTER SERVER router OPTIONS (pooler 'transaction')$$, 'HV00D', 'option "pooler" can only be used where a server has connection options', 'a router has no pooler');
+SELECT refused($$ALTER SERVER remote OPTIONS (pooler 'statement')$$, 'HV024', 'invalid value for option "pooler": statement', 'two kinds of poolers');
+SELECT lives_ok($$ALTER SERVER remote OPTIONS (pooler 'session')$$, 'a bound server may say what it leads to');
 SELECT refused($$ALTER SERVER router OPTIONS (use_remote_estimate 'on')$$, 'HV00D', 'use_remote_estimate can only be used where a server has connection options', 'a router cannot be asked for estimates');
 SELECT lives_ok($$ALTER SERVER remote OPTIONS (use_remote_estimate 'on')$$, 'a bound server can');
 SELECT refused($$CREATE USER MAPPING FOR bound_user SERVER remote OPTIONS (password 'a', secret 'b')$$, 'HV00D', 'options "password" and "secret" exclude each other', 'one password');

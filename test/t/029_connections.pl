@@ -311,6 +311,20 @@ INI
     ok_run($k->run("SELECT count(*) FROM pg_prepared_statements; SELECT setting FROM pg_settings WHERE name IN ('search_path', 'TimeZone') AND source = 'session'", url => $url),
         '0', 'nothing is left on the server');
     $_->quit foreach values %session;
+
+    # A server with connection options that leads to such a pooler says so itself.
+    $k->exec("CREATE SERVER pooled FOREIGN DATA WRAPPER kessel_fdw OPTIONS (host '127.0.0.1', port '$port', dbname 'tenants', pooler 'transaction');"
+          . "CREATE USER MAPPING FOR postgres SERVER pooled OPTIONS (user '$two->{runtime}', password '$two->{password}');"
+          . "CREATE FOREIGN TABLE pooled_settings (name text, setting text) SERVER pooled OPTIONS (schema_name 'pg_catalog', table_name 'pg_settings')");
+    my @pair = map { $k->session } 1 .. 2;
+    foreach my $round (1 .. 2)
+    {
+        ok_run($_->run("SELECT setting FROM pooled_settings WHERE name = 'search_path'; BEGIN; SELECT setting FROM pooled_settings WHERE name = 'search_path'; COMMIT"),
+            "pg_catalog\npg_catalog", "a bound server behind it, round $round") foreach @pair;
+    }
+    ok_run($k->run("SELECT count(*) FROM pg_prepared_statements; SELECT setting FROM pg_settings WHERE name IN ('search_path', 'TimeZone') AND source = 'session'", url => $url),
+        '0', 'leaves nothing there, either');
+    $_->quit foreach @pair;
     $bouncer->kill_kill;
 }
 
