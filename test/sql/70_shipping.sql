@@ -160,7 +160,7 @@ SELECT * FROM here.group(
     -- two columns that are shipped alike
     $$SELECT done IS TRUE, done AND done IS NOT NULL, count(*) FROM @.tickets GROUP BY 1, 2$$,
     -- not shipped
-    $$SELECT owner, array_agg(status ORDER BY status) FROM @.tickets GROUP BY owner$$,
+    $$SELECT array_agg(status ORDER BY status) FROM @.tickets$$,
     $$SELECT date_trunc('hour', created_at), count(*) FROM @.tickets GROUP BY 1$$,
     -- columns of two queries that look alike
     $$SELECT s.k, p.k FROM (SELECT states AS k, count(*) FROM @.tickets GROUP BY 1) s JOIN (SELECT status AS k, count(*) FROM @.notes GROUP BY 1) p ON p.k = s.k[1]$$);
