@@ -298,10 +298,11 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 	char	   *tail;
 	KrInsertText insert = {0};
 
+	/* The update that is yet to come would change the row that was moved, too. */
 	if (relinfo->ri_FdwState != NULL || relinfo->ri_usesFdwDirectModify)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot route rows into foreign table \"%s\" while it is updated",
+				 errmsg("cannot route tuples into foreign table to be updated \"%s\"",
 						RelationGetRelationName(rel)),
 				 errhint("Delete the rows from one partition and insert them into the other.")));
 
