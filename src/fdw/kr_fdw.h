@@ -20,6 +20,7 @@
  * kr_fdw_shape.c     what a table looks like in the data source
  * kr_fdw_conflict.c  ON CONFLICT with a target
  * kr_fdw_insert.c    planning of INSERT: columns left out, ON CONFLICT
+ * kr_fdw_sensitive.c tables of which errors tell no values
  * kr_fdw_truncate.c  TRUNCATE
  * kr_fdw_analyze.c   ANALYZE
  * kr_fdw_import.c    IMPORT FOREIGN SCHEMA
@@ -169,8 +170,11 @@ extern void kr_fdw_refuse_remote_estimate(void) pg_attribute_noreturn();
 
 /* ---------- kr_fdw_sql.c ---------- */
 
-/* A deparsed statement on these tables (OIDs), made fit for the target. */
-extern const char *kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target,
+/*
+ * A deparsed statement on these tables (OIDs), made fit for the target; and the
+ * target told whether errors may repeat values of these tables.
+ */
+extern const char *kr_fdw_adapt_sql(const char *sql, KrFdwTarget *target,
 									List *relids);
 
 /* The end of a quoted token that starts at text: past its closing quote. */
@@ -191,6 +195,11 @@ extern const char *kr_fdw_column_name(Relation rel, int attnum);
 extern char *kr_fdw_insert_sql(Relation rel, bool returning, List **targets,
 							   List **retrieved, char **tail);
 extern char *kr_fdw_insert_defaults(const char *sql, const bool *use_default);
+
+/* ---------- kr_fdw_sensitive.c ---------- */
+
+/* Has the table a column whose values no error may repeat? */
+extern bool kr_fdw_is_sensitive(Oid relid);
 
 /* ---------- kr_fdw_rows.c ---------- */
 
@@ -237,6 +246,7 @@ typedef struct KrRowReader
 	const char *relname;		/* for error context */
 	ForeignScanState *scan;		/* likewise: whose rows they are; NULL: no scan's */
 	bool		is_bound;		/* likewise: not a router table */
+	bool		withhold;		/* errors must not repeat values */
 	bool		binary;			/* the query may be asked to answer in binary form */
 	bool		system_columns; /* real tuples are needed, with ctid */
 	int			ncolumns;		/* of the result */

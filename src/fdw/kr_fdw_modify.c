@@ -89,6 +89,7 @@ typedef struct KrModifyState
 	uint64		sent;			/* rows of the statement so far */
 
 	/* COPY FROM: rows may be kept back */
+	bool		from_copy;
 	bool		deferred;
 	KrCopier   *copier;			/* NULL: not made yet, or of no use */
 	bool		no_copy;
@@ -314,6 +315,7 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 		insert.left_out = left_out_columns(relinfo, mtstate->ps.state);
 	relinfo->ri_FdwState = make_state(mtstate, relinfo, NULL, &insert, targets,
 									  retrieved != NIL, retrieved);
+	((KrModifyState *) relinfo->ri_FdwState)->from_copy = plan == NULL;
 	if (plan == NULL && kr_modify_batch_size(relinfo) > 1)
 		defer(mtstate->ps.state, relinfo->ri_FdwState);
 	MemoryContextSwitchTo(old);
@@ -511,9 +513,19 @@ TupleTableSlot *
 kr_exec_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
 			   TupleTableSlot *plan_slot)
 {
+	KrModifyState *state = relinfo->ri_FdwState;
+	ErrorContextCallback *context = error_context_stack;
+	TupleTableSlot *result;
+
 	if (defer_row(estate, relinfo, slot))
 		return slot;
-	return modify_row(estate, relinfo, slot, plan_slot);
+
+	/* COPY would repeat the line. */
+	if (state->from_copy && state->target.remote.withhold && context != NULL)
+		error_context_stack = context->previous;
+	result = modify_row(estate, relinfo, slot, plan_slot);
+	error_context_stack = context;
+	return result;
 }
 
 TupleTableSlot *

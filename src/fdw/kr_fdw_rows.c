@@ -321,6 +321,7 @@ void
 kr_reader_explain(KrRowReader *reader, const KrFdwTarget *target, ForeignScanState *scan)
 {
 	reader->is_bound = OidIsValid(target->remote.source->serverid);
+	reader->withhold = target->remote.withhold;
 	reader->scan = scan;
 }
 
@@ -392,6 +393,11 @@ conversion_context(void *arg)
 
 	if (reader->current < 0)
 		return;
+	if (reader->withhold)
+	{
+		errmsg("a value of the data source does not fit the column");
+		errdetail("It is withheld: the table has sensitive columns.");
+	}
 	if (!reader->is_bound && ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
 		errhint("If the remote column has changed, bring the router tables up to date with kessel.import_tables().");
 	attnum = reader->columns[reader->current].attnum;

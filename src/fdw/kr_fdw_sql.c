@@ -109,14 +109,27 @@ replace_marker(const char *sql, const char *schema)
 	return buf.data;
 }
 
-const char *
-kr_fdw_adapt_sql(const char *sql, const KrFdwTarget *target, List *relids)
+static const char *
+put_schema(const char *sql, const KrFdwTarget *target)
 {
-	if (target->marker_only)
-		check_schemas(target, relids);
 	if (strstr(sql, QUOTED_MARKER) == NULL)
 		return sql;
 	return replace_marker(sql, target->schema);
+}
+
+const char *
+kr_fdw_adapt_sql(const char *sql, KrFdwTarget *target, List *relids)
+{
+	ListCell   *cell;
+
+	if (target->marker_only)
+		check_schemas(target, relids);
+	foreach(cell, relids)
+	{
+		if (kr_fdw_is_sensitive(lfirst_oid(cell)))
+			target->remote.withhold = true;
+	}
+	return put_schema(sql, target);
 }
 
 /* ---------- INSERT ---------- */
@@ -161,7 +174,7 @@ kr_fdw_remote_table(Relation rel, const KrFdwTarget *target)
 
 	initStringInfo(&table);
 	kr_fdw_append_table_name(&table, rel);
-	return kr_fdw_adapt_sql(table.data, target, list_make1_oid(RelationGetRelid(rel)));
+	return put_schema(table.data, target);
 }
 
 char *

@@ -22,6 +22,7 @@ typedef struct KrTarget
 	const char *enter;			/* whom the agent is told to admit; NULL: nobody */
 	int64		epoch;
 	bool		close_after;	/* close the connection when the transaction ends */
+	bool		withhold;		/* errors must not repeat values */
 } KrTarget;
 
 typedef struct KrConn KrConn;

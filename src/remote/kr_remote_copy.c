@@ -138,7 +138,7 @@ fail(KrConn *conn, const char *sql)
 	leave(conn);
 	conn->failed = true;
 	kr_remote_raise_result(conn->result, conn->source_name,
-						   conn->leased ? conn->tenant : NULL, sql);
+						   conn->leased ? conn->tenant : NULL, sql, conn->withhold);
 }
 
 void

@@ -2,7 +2,9 @@
  * kr_remote_error.c
  *	  Errors of data sources, raised as errors of this server.
  *
- * A remote error keeps its SQLSTATE, message, detail and hint. What libpq says
+ * A remote error keeps its SQLSTATE, message, detail and hint. Where a table has
+ * sensitive columns, what repeats values is left out: detail, context, the
+ * statement, and what the message of a data exception quotes. What libpq says
  * of a failed connection names hosts and users, so only administrators see it;
  * everybody else finds the data source's name, and the server's log the rest.
  */
@@ -46,9 +48,29 @@ sqlstate_of(const char *text)
 	return MAKE_SQLSTATE(text[0], text[1], text[2], text[3], text[4]);
 }
 
+/* A message without what it quotes. */
+static char *
+unquoted(const char *message)
+{
+	StringInfoData buf;
+	const char *quote;
+
+	initStringInfo(&buf);
+	while ((quote = strchr(message, '"')) != NULL)
+	{
+		const char *end = strrchr(quote + 1, '"');
+
+		appendBinaryStringInfo(&buf, message, quote - message);
+		appendStringInfoString(&buf, "\"...\"");
+		message = end ? end + 1 : "";
+	}
+	appendStringInfoString(&buf, message);
+	return buf.data;
+}
+
 void
 kr_remote_raise_result(const PGresult *result, const char *source,
-					   const char *tenant, const char *sql)
+					   const char *tenant, const char *sql, bool withhold)
 {
 	char	   *sqlstate = field(result, PG_DIAG_SQLSTATE);
 	char	   *message = field(result, PG_DIAG_MESSAGE_PRIMARY);
@@ -74,6 +96,16 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 	if (hint == NULL && tenant != NULL && tenant[0] != '\0' &&
 		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
 		hint = "Migrate this data source or, if it is ahead of the router tables, bring them up to date from it with kessel.import_tables().";
+
+	if (withhold)
+	{
+		if (detail != NULL || context != NULL)
+			detail = "Values are withheld: the table has sensitive columns.";
+		context = NULL;
+		sql = NULL;
+		if (strncmp(sqlstate, "22", 2) == 0)
+			message = unquoted(message);
+	}
 
 	ereport(ERROR,
 			(errcode(sqlstate_of(sqlstate)),

@@ -83,6 +83,7 @@ struct KrConn
 	int			depth;			/* remote nesting level; 0: no transaction block */
 	bool		await_commit;	/* the local commit waits for the remote one */
 	int			wrote_depth;	/* the outermost level that has written; 0: none */
+	bool		withhold;		/* errors in this transaction must not repeat values */
 	bool		failed;			/* the server has raised an error and skips to the sync */
 	bool		committing;		/* a COMMIT that matters is unanswered */
 	bool		broken;			/* lost or out of step: of no more use */
@@ -179,7 +180,8 @@ extern bool kr_remote_cancel(PGconn *pg, int timeout_ms);
 
 /* kr_remote_error.c */
 extern void kr_remote_raise_result(const PGresult *result, const char *source,
-								   const char *tenant, const char *sql) pg_attribute_noreturn();
+								   const char *tenant, const char *sql,
+								   bool withhold) pg_attribute_noreturn();
 extern void kr_remote_raise_lost(PGconn *pg, const char *source) pg_attribute_noreturn();
 extern void kr_remote_raise_outcome_unknown(const char *source) pg_attribute_noreturn();
 extern void kr_remote_raise_connect(PGconn *pg, const KrSource *source) pg_attribute_noreturn();

@@ -232,7 +232,8 @@ raise_result(KrConn *conn, KrPending *head)
 
 	kr_remote_raise_result(conn->result, conn->source_name,
 						   conn->leased ? conn->tenant : NULL,
-						   head->kind == KR_PENDING_PREPARE ? head->statement->sql : head->sql);
+						   head->kind == KR_PENDING_PREPARE ? head->statement->sql : head->sql,
+						   conn->withhold);
 }
 
 /* ---------- reading ---------- */

@@ -64,7 +64,7 @@ last_result(PGconn *pg, const char *source)
 			last = result;
 			if (PQresultStatus(last) != PGRES_COMMAND_OK &&
 				PQresultStatus(last) != PGRES_TUPLES_OK)
-				kr_remote_raise_result(last, source, NULL, NULL);
+				kr_remote_raise_result(last, source, NULL, NULL, false);
 		}
 	}
 	PG_CATCH();

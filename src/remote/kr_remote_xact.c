@@ -232,6 +232,7 @@ lease(KrConn *conn, const KrTarget *target)
 	conn->await_commit = false;
 	conn->wrote_depth = 0;
 	conn->depth = 0;
+	conn->withhold = false;
 }
 
 /*
@@ -364,6 +365,7 @@ kr_remote_lease(const KrTarget *target, bool reads_once)
 	kr_remote_check_password(conn->pg, target->source);
 	if (target->close_after)
 		conn->unwanted = true;
+	conn->withhold |= target->withhold;
 	kr_conn_finish_writer(conn);
 	queue_begin(conn, reads_once);
 	return conn;
