@@ -42,9 +42,10 @@ load_planner(void)
 }
 
 /*
- * A router table has no statistics, unlike one of a bound server: it is another table for every tenant. The
- * default, ten pages, would make it look cheap to fetch it whole and to group
- * and join here. Taken for large, the work is planned where the rows are.
+ * A router table has no statistics, unlike one of a bound server: it is another
+ * table for every tenant. The default, ten pages, would make it look cheap to
+ * fetch it whole and to group and join here. Taken for large, the work is
+ * planned where the rows are.
  */
 static void
 get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
@@ -113,11 +114,8 @@ plan_upper(PlannerInfo *root, UpperRelationKind stage, RelOptInfo *input_rel,
 	}
 
 	output_rel->reltarget = shipped_target;
-	if (kr_plan_prices(input_rel->serverid))
-		kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel,
-					  output_rel, extra);
-	else
-		planner->GetForeignUpperPaths(root, stage, input_rel, output_rel, extra);
+	kr_plan_upper(planner->GetForeignUpperPaths, root, stage, input_rel, output_rel,
+				  extra);
 	output_rel->reltarget = target;
 
 	foreach(cell, output_rel->pathlist)
