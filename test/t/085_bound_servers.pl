@@ -145,6 +145,17 @@ SKIP:
     is($k->run('ANALYZE far.big')->{state}, '', 'or is read whole where it has no row count');
 }
 
+# ANALYZE sees what its transaction has written, and can be stopped.
+$k->data_exec($d, "CREATE TABLE fresh (id integer); GRANT SELECT, INSERT ON fresh TO $d->{runtime};"
+      . "CREATE VIEW endless AS SELECT a + b AS id FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b; GRANT SELECT ON endless TO $d->{runtime}");
+$k->exec("CREATE FOREIGN TABLE far.fresh (id integer) SERVER solo OPTIONS (schema_name 'public'); CREATE FOREIGN TABLE far.endless (id integer) SERVER solo OPTIONS (schema_name 'public')");
+$s = $k->session;
+ok_run($s->run("BEGIN; INSERT INTO far.fresh SELECT generate_series(1, 7); ANALYZE far.fresh; SELECT reltuples FROM pg_class WHERE oid = 'far.fresh'::regclass; ROLLBACK"), '7',
+    'ANALYZE counts rows of its own transaction');
+like_error($s->run("SET statement_timeout = '300ms'; ANALYZE far.endless"), '57014', qr/statement timeout/, 'ANALYZE of what has no end is stopped');
+ok_run($s->run("SET statement_timeout = 0; $count"), '5', 'and the connection works');
+$s->quit;
+
 # Dump and restore: a mapping comes before the secret that it names.
 $k->exec("SELECT vault.create_secret('$d->{password}', 'again'); ALTER USER MAPPING FOR stranger SERVER solo OPTIONS (SET secret 'again')");
 ok_run($k->run($count, user => 'stranger'), '5', 'before');
