@@ -174,6 +174,71 @@ SELECT id, (SELECT count(*) FROM data.tickets t WHERE t.status = o.status AND t.
 EXCEPT
 SELECT id, (SELECT count(*) FROM here.tickets t WHERE t.status = o.status AND t.created_at < o.created_at + interval '1 day') FROM here.tickets o WHERE id < 4;
 
+-- Random conditions: a local table and the router table agree.
+CREATE FUNCTION here.pick(VARIADIC choices text[]) RETURNS text LANGUAGE sql VOLATILE AS 'SELECT choices[1 + floor(random() * cardinality(choices))::int]';
+CREATE FUNCTION here.comparison() RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    kind text := here.pick('status', 'number', 'text', 'boolean', 'time', 'uuid');
+    columns text[] := CASE kind
+        WHEN 'status' THEN ARRAY['status', 'former']
+        WHEN 'number' THEN ARRAY['id', 'weight', '(data ->> ''n'')::int', 'weight + 1', 'abs(id - 100)', 'coalesce(weight, 3)']
+        WHEN 'text' THEN ARRAY['title', 'mail', 'data ->> ''kind''', 'status::text', 'lower(title)', 'id::text', 'coalesce(title, mail)']
+        WHEN 'boolean' THEN ARRAY['done', '(id > 50)', 'coalesce(done, id = 7)']
+        WHEN 'time' THEN ARRAY['created_at', 'local_at', 'due', 'date_trunc(''week'', created_at)', 'created_at::date', 'created_at::timestamp', 'coalesce(updated_at, local_at)']
+        ELSE ARRAY['owner'] END;
+    vals text[] := CASE kind
+        WHEN 'status' THEN ARRAY['''open''::data.status', '''closed''', 'lower(''OPEN'')::data.status', 'NULL::data.status', '(SELECT ''pending''::data.status)']
+        WHEN 'number' THEN ARRAY['7', 'length(current_setting(''TimeZone''))', 'NULL::int', 'extract(day FROM now())::int']
+        WHEN 'text' THEN ARRAY['''title 5''', 'current_setting(''TimeZone'')', 'NULL::text', 'lower(''TITLE 9'')', 'current_user::text']
+        WHEN 'boolean' THEN ARRAY['true', 'false', 'NULL::boolean', '(now() > ''2020-01-01'')']
+        WHEN 'time' THEN ARRAY['now()', 'now() - interval ''4 days''', 'current_date', 'localtimestamp - interval ''1 day''', '''2026-11-15''::date', 'NULL::timestamptz']
+        ELSE ARRAY['here.uid()', '''00000000-0000-4000-8000-000000000002''::uuid', 'NULL::uuid'] END;
+BEGIN
+    RETURN format(here.pick('(%1$s %2$s %3$s)', '(%1$s %2$s %3$s)', '(%1$s IS DISTINCT FROM %3$s)', '(%1$s IN (%3$s, %4$s))', '(%1$s IS NULL)', '(%1$s BETWEEN %3$s AND %4$s)',
+                            '((%1$s, id) %2$s (%3$s, 50))', '((former, %1$s) %2$s (lower(''OPEN'')::data.status, %3$s))', '((%1$s %2$s %3$s) IS NOT TRUE)',
+                            '(CASE WHEN done THEN %1$s %2$s %3$s ELSE %1$s = %4$s END)', 'coalesce(%1$s %2$s %3$s, done)'),
+                  here.pick(VARIADIC columns), here.pick('=', '<>', '<', '<=', '>', '>='),
+                  here.pick(VARIADIC CASE WHEN random() < 0.3 THEN columns ELSE vals END), here.pick(VARIADIC vals));
+END
+$$;
+CREATE FUNCTION here.condition(depth int) RETURNS text LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF depth = 0 OR random() < 0.3 THEN
+        RETURN here.comparison();
+    END IF;
+    RETURN format(here.pick('(%s AND %s)', '(%s OR %s)', '(NOT %1$s)'), here.condition(depth - 1), here.condition(depth - 1));
+END
+$$;
+CREATE FUNCTION here.compare(rounds int) RETURNS TABLE (queries bigint, with_rows bigint) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    query text;
+    expected text;
+    found_there text;
+BEGIN
+    queries := rounds;
+    with_rows := 0;
+    FOR i IN 1..rounds LOOP
+        query := format(here.pick(
+            'SELECT id FROM @.tickets WHERE %1$s',
+            'SELECT id FROM @.tickets WHERE %1$s ORDER BY id LIMIT 9',
+            'SELECT t.id, n.status FROM @.tickets t LEFT JOIN (SELECT id AS note, ticket_id, status FROM @.notes) n ON n.ticket_id = t.id AND n.status IS NOT DISTINCT FROM former WHERE t.id IN (SELECT id FROM @.tickets WHERE %1$s)',
+            'SELECT id FROM @.tickets t WHERE EXISTS (SELECT FROM @.notes n WHERE n.ticket_id = t.id AND n.status = t.status) AND %1$s',
+            'SELECT status, done IS TRUE, count(*), count(*) FILTER (WHERE %2$s), max(former) FROM @.tickets WHERE %1$s GROUP BY 1, 2',
+            'SELECT date_trunc(''month'', created_at), data ->> ''kind'', count(DISTINCT status) FROM @.tickets GROUP BY 1, 2 HAVING count(*) FILTER (WHERE %1$s) > 2'),
+            here.condition(3), here.condition(1));
+        EXECUTE 'SELECT string_agg(r::text, '';'' ORDER BY r::text) FROM (' || replace(query, '@', 'here') || ') r' INTO expected;
+        EXECUTE 'SELECT string_agg(r::text, '';'' ORDER BY r::text) FROM (' || replace(query, '@', 'data') || ') r' INTO found_there;
+        with_rows := with_rows + (expected IS NOT NULL)::int;
+        IF found_there IS DISTINCT FROM expected THEN
+            RAISE WARNING '%: % instead of %', query, found_there, expected;
+        END IF;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+SELECT setseed(0.7072) \g /dev/null
+SELECT queries, with_rows > 50 AS enough FROM here.compare(300);
+
 -- Prepared statements: values, enums and tenants change.
 PREPARE by_status(data.status, interval) AS SELECT count(*) FROM data.tickets WHERE status = $1 AND created_at > now() - $2;
 EXECUTE by_status('open', '5 days');
