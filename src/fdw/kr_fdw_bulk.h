@@ -22,11 +22,13 @@ typedef struct KrRemoteColumn
 	const char *type_name;		/* as a statement there can name it */
 	int			attnum;			/* there */
 	bool		is_tenant;		/* the agent tells its value */
+	bool		takes_no_value; /* GENERATED ALWAYS AS IDENTITY: from COPY it does, though */
 } KrRemoteColumn;
 
 typedef struct KrShape
 {
-	bool		copyable;		/* COPY may be used in place of INSERT */
+	bool		copyable;		/* COPY FROM may be passed on as COPY */
+	bool		plain;			/* COPY does what INSERT does, with every row */
 	int			ncolumns;		/* 0: no such table */
 	KrRemoteColumn *columns;
 	const char *keys;			/* unique indexes: " 1 2 , 3 " */
@@ -124,9 +126,12 @@ extern void kr_bulk_confirm(const KrBulk *bulk);
 
 typedef struct KrCopier KrCopier;
 
-/* As kr_bulk_create(), for COPY; NULL where COPY cannot write to the table. */
+/*
+ * As kr_bulk_create(), for COPY; NULL where COPY cannot write to the table, or,
+ * for an INSERT, would not do the same.
+ */
 extern KrCopier *kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
-								  const bool *source_default);
+								  const bool *source_default, bool for_insert);
 
 /*
  * Send a row; opens the COPY if none is open. False, with none open any more,

@@ -1,6 +1,7 @@
 /*
  * kr_fdw_copy.c
- *	  Rows of a COPY FROM on their way to the data source, by COPY again.
+ *	  Rows on their way to the data source by COPY: those of a COPY FROM, and
+ *	  those of a long INSERT into a table where COPY does the same.
  *
  * In binary form where all columns have the same there, else as text. A COPY
  * stays open over many rows; who else needs the connection ends it, and the next
@@ -49,7 +50,7 @@ struct KrCopier
 
 KrCopier *
 kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
-				 const bool *source_default)
+				 const bool *source_default, bool for_insert)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 	KrCopier   *copier = palloc0(sizeof(KrCopier));
@@ -64,7 +65,7 @@ kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
 	copier->binary = true;
 
 	shape = kr_shape_of(copier->target, copier->table);
-	if (!shape->copyable)
+	if (!(for_insert ? shape->plain : shape->copyable))
 	{
 		kr_shape_confirm(copier->target, copier->table);
 		return NULL;
@@ -75,7 +76,7 @@ kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
 		KrCopyColumn *column = &copier->columns[copier->ncolumns];
 		const KrRemoteColumn *remote = kr_shape_column(shape, kr_fdw_column_name(rel, attnum));
 
-		if (remote == NULL)
+		if (remote == NULL || (for_insert && remote->takes_no_value))
 			return NULL;
 		kr_encoder_init(&column->encoder, TupleDescAttr(desc, attnum - 1), remote);
 		copier->binary = copier->binary && column->encoder.cast == NULL;

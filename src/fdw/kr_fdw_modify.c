@@ -7,6 +7,12 @@
  * many go in bulk (kr_fdw_bulk.c), in several statements a trip, so that the
  * data source works on one while the next is made.
  *
+ * After the first batches, a long INSERT goes on as a COPY that stays open from
+ * batch to batch, if COPY does the same with every row: no view, rule, trigger,
+ * row security, ON CONFLICT. How many rows arrived is then known beforehand; a
+ * batch that is not full is the last one and ends the COPY, or the end of the
+ * statement does.
+ *
  * The executor keeps a batch's rows until the batch is full. How many that may
  * be is decided from batch to batch: few at first, so that wide rows do no harm,
  * then as many as fit into a bound on their memory.
@@ -30,6 +36,9 @@
 #include "kr_fdw_conflict.h"
 #include "kr_fdw_insert.h"
 
+/* COPYs that an INSERT may open because somebody else has ended the one before. */
+#define MAX_COPIES 4
+
 /* Rows of the first batch of an INSERT, and by what factor batches grow. */
 #define FIRST_BATCH 128
 #define BATCH_GROWTH 8
@@ -40,6 +49,9 @@
 
 /* Fewer rows than this go one by one. */
 #define MIN_BULK 8
+
+/* After so many rows an INSERT may go on as COPY. */
+#define MIN_COPY 1000
 
 /* The INSERT with DEFAULT for some of its parameters. */
 typedef struct KrInsertVariant
@@ -88,8 +100,9 @@ typedef struct KrModifyState
 	bool		more_slots;		/* the executor's arrays have been made longer */
 	uint64		sent;			/* rows of the statement so far */
 
-	/* COPY FROM: rows may be kept back */
-	bool		from_copy;
+	/* rows in a COPY */
+	int			copies;			/* opened for this INSERT */
+	bool		from_copy;		/* COPY FROM: rows may be kept back */
 	bool		deferred;
 	KrCopier   *copier;			/* NULL: not made yet, or of no use */
 	bool		no_copy;
@@ -691,6 +704,76 @@ resize_batch(EState *estate, ResultRelInfo *relinfo, int rows, uint64 bytes)
 	relinfo->ri_BatchSize = size;
 }
 
+/* Can an INSERT of which there are more rows than one batch go on by COPY? */
+static bool
+prepare_copy(KrModifyState *state, EState *estate)
+{
+	MemoryContext old;
+
+	/* Opening and ending a COPY are two trips. */
+	if (state->no_copy || state->sent < MIN_COPY || state->suffix.text[0] != '\0' || state->suffix.conflict != NIL)
+		return false;
+	if (state->copier == NULL)
+	{
+		old = MemoryContextSwitchTo(estate->es_query_cxt);
+		state->copier = kr_copier_create(state->rel, &state->target, state->target_attrs,
+										 state->source_default, true);
+		state->no_copy = state->copier == NULL;
+		if (state->copier != NULL)
+			kr_writer_init(&state->writer, estate->es_query_cxt, finish_deferred, state);
+		MemoryContextSwitchTo(old);
+	}
+	return state->copier != NULL;
+}
+
+/*
+ * A batch of an INSERT by COPY, if it can go so. Rows that differ in the columns
+ * that they leave out end that way for the statement, and so does somebody who
+ * needs the connection again and again.
+ */
+static bool
+copy_batch(KrModifyState *state, EState *estate, ResultRelInfo *relinfo,
+		   TupleTableSlot **slots, int nslots)
+{
+	if (state->copier == NULL)
+		return false;
+	if (!kr_writer_is_active(&state->writer))
+	{
+		if (++state->copies > MAX_COPIES)
+		{
+			state->copier = NULL;
+			state->no_copy = true;
+			return false;
+		}
+		lease(state, estate);
+		kr_writer_claim(&state->writer, state->stream.conn);
+	}
+
+	for (int i = 0; i < nslots; i++)
+	{
+		if (!kr_copier_is_open(state->copier))
+			state->copied_from = state->sent + 1;
+		if (!kr_copier_add(state->copier, state->stream.conn, slots[i]))
+		{
+			uint64		bytes;
+
+			kr_writer_release(&state->writer);
+			state->copier = NULL;
+			state->no_copy = true;
+			(void) insert_in_bulk(state, slots + i, nslots - i, &bytes);
+			return true;
+		}
+		state->sent++;
+	}
+
+	if (nslots < relinfo->ri_BatchSize)
+	{
+		kr_writer_release(&state->writer);
+		finish_deferred(&state->writer);
+	}
+	return true;
+}
+
 /*
  * Several rows in one trip. Only used where nothing looks at the rows
  * afterwards, so all that is told back is how many were inserted. The array
@@ -715,6 +798,9 @@ kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **sl
 		return slots;
 	}
 
+	if (copy_batch(state, estate, relinfo, slots, rows))
+		return slots;
+
 	lease(state, estate);
 	if (!prepare_bulk(state, estate, relinfo->ri_RelationDesc, rows))
 	{
@@ -723,8 +809,9 @@ kr_exec_batch_insert(EState *estate, ResultRelInfo *relinfo, TupleTableSlot **sl
 	}
 	*nslots = insert_in_bulk(state, slots, rows, &bytes);
 
-	/* COPY has slots of its own. */
-	if (slots == relinfo->ri_Slots && state->batch_option == 0 && rows == relinfo->ri_BatchSize)
+	/* COPY FROM has slots of its own. */
+	if (slots == relinfo->ri_Slots && state->batch_option == 0 && rows == relinfo->ri_BatchSize &&
+		!prepare_copy(state, estate))
 		resize_batch(estate, relinfo, rows, bytes);
 	return slots;
 }
@@ -840,7 +927,7 @@ prepare_deferred(KrModifyState *state, EState *estate, Relation rel)
 	if (state->copier == NULL && !state->no_copy)
 	{
 		state->copier = kr_copier_create(rel, &state->target, state->target_attrs,
-										 state->source_default);
+										 state->source_default, false);
 		state->no_copy = state->copier == NULL;
 	}
 	if (state->copier == NULL && state->bulk == NULL)

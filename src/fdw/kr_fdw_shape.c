@@ -52,7 +52,9 @@ static const char *const shape_sql =
 "c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid), "
 "a.attnum, coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid) LIKE '%kessel\\_agent.tenant\\_id()%', false), "
 "(SELECT pg_catalog.string_agg(' ' || pg_catalog.array_to_string((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts - 1], ' ') || ' ', ',') "
-"FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid) "
+"FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid), "
+"a.attidentity = 'a', "
+"c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) "
 "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
 "LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum "
 "WHERE c.oid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
@@ -120,7 +122,7 @@ ask(KrShape *shape, const KrTarget *target, const char *table)
 	kr_stream_queue(stream, shape_sql, 1, &table, false);
 	kr_stream_send(stream);
 	result = kr_stream_next(stream);
-	if (result == NULL || PQnfields(result) != 7)
+	if (result == NULL || PQnfields(result) != 9)
 		return;
 
 	shape->ncolumns = PQntuples(result);
@@ -134,6 +136,8 @@ ask(KrShape *shape, const KrTarget *target, const char *table)
 		shape->columns[i].attnum = atoi(PQgetvalue(result, i, 4));
 		shape->columns[i].is_tenant = strcmp(PQgetvalue(result, i, 5), "t") == 0;
 		shape->keys = pstrdup(PQgetvalue(result, i, 6));
+		shape->columns[i].takes_no_value = strcmp(PQgetvalue(result, i, 7), "t") == 0;
+		shape->plain = shape->copyable && strcmp(PQgetvalue(result, i, 8), "t") == 0;
 	}
 }
 

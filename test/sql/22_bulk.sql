@@ -13,11 +13,15 @@ CREATE TABLE kinds (
     twice bigint GENERATED ALWAYS AS (i8 * 2) STORED);
 CREATE TABLE numbers (n integer PRIMARY KEY CHECK (n <> 777), note text NOT NULL DEFAULT 'none', gone integer);
 CREATE TABLE drifted (n bigint PRIMARY KEY, a mood, b text[], c numeric, d bigint);
+CREATE TABLE always (n integer GENERATED ALWAYS AS IDENTITY, note text);
+CREATE TABLE dropping (n integer);
+CREATE FUNCTION drop_some() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF new.n % 10 = 0 THEN RETURN NULL; END IF; RETURN new; END';
+CREATE TRIGGER drop_some BEFORE INSERT ON dropping FOR EACH ROW EXECUTE FUNCTION drop_some();
 CREATE VIEW even AS SELECT n, note FROM numbers WHERE n % 2 = 0;
-GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON kinds, numbers, drifted, even TO regress_runtime;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON kinds, numbers, drifted, even, always, dropping TO regress_runtime;
 GRANT USAGE ON SEQUENCE kinds_id_seq TO regress_runtime;
 \c regression :me
-SELECT count(*) FROM kessel.import_tables('database', 'public', 'bulk', limit_to => '{kinds,numbers,drifted,even}');
+SELECT count(*) FROM kessel.import_tables('database', 'public', 'bulk', limit_to => '{kinds,numbers,drifted,even,always,dropping}');
 SET kessel.tenant = 'ember';
 
 -- all kinds of types, NULLs among them, the same through the row by row way
@@ -54,6 +58,7 @@ TRUNCATE bulk.kinds;
 \set SHOW_CONTEXT errors
 \set VERBOSITY default
 INSERT INTO bulk.numbers SELECT i FROM generate_series(1, 1000) i;
+INSERT INTO bulk.numbers SELECT 3000 - i FROM generate_series(1, 3000) i;
 SELECT count(*) FROM bulk.numbers;
 INSERT INTO bulk.kinds (id, m) SELECT i % 900, 'calm' FROM generate_series(1, 3000) i;
 SELECT count(*) FROM bulk.kinds;
@@ -68,6 +73,37 @@ INSERT INTO bulk.numbers SELECT i FROM generate_series(1500, 2499) i ON CONFLICT
 INSERT INTO bulk.even SELECT i, 'even' FROM generate_series(3001, 3020) i;
 \set QUIET on
 SELECT note, count(*) FROM bulk.numbers WHERE n > 3000 GROUP BY 1;
+
+-- goes on by COPY after batches of 128 and 1024 rows; a full batch may be the last
+CREATE FUNCTION bulk.report() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE NOTICE '% rows', (SELECT count(*) FROM bulk.numbers WHERE n > 100000); RETURN NULL; END$$;
+CREATE TRIGGER report AFTER INSERT ON bulk.numbers FOR EACH STATEMENT EXECUTE FUNCTION bulk.report();
+\set QUIET off
+INSERT INTO bulk.numbers SELECT 100000 + i FROM generate_series(1, 128) i;
+INSERT INTO bulk.numbers SELECT 200000 + i FROM generate_series(1, 2176) i;
+INSERT INTO bulk.numbers SELECT 300000 + i FROM generate_series(1, 3000) i;
+DROP TRIGGER report ON bulk.numbers;
+INSERT INTO bulk.numbers SELECT 400000 + i FROM generate_series(1, 2176) i;
+\set VERBOSITY default
+INSERT INTO bulk.numbers SELECT CASE i WHEN 2176 THEN 777 ELSE 500000 + i END FROM generate_series(1, 2176) i;
+INSERT INTO bulk.numbers SELECT CASE i WHEN 1300 THEN 777 ELSE 500000 + i END FROM generate_series(1, 4000) i;
+BEGIN;
+INSERT INTO bulk.numbers SELECT 500000 + i FROM generate_series(1, 2300) i;
+INSERT INTO bulk.numbers SELECT 600000 + i / CASE i WHEN 2280 THEN 0 ELSE 1 END FROM generate_series(1, 3000) i;
+ROLLBACK;
+\set VERBOSITY terse
+-- somebody else needs the connection: the table that is read, a function, a trigger
+INSERT INTO bulk.numbers SELECT n + 500000, note FROM bulk.numbers WHERE n > 400000;
+CREATE FUNCTION bulk.rows_now() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT count(*) FROM bulk.numbers WHERE n > 1000000';
+INSERT INTO bulk.numbers SELECT 1000000 + i, bulk.rows_now()::text FROM generate_series(1, 3000) i;
+SELECT count(*) FROM bulk.numbers WHERE n > 1000000;
+INSERT INTO bulk.kinds (id, i2) SELECT CASE WHEN i % 300 < 100 THEN i + 10000 END, i FROM generate_series(1, 3000) i;
+SELECT count(*), count(*) FILTER (WHERE id > 10000) AS given FROM bulk.kinds;
+INSERT INTO bulk.always (note) SELECT 'n' FROM generate_series(1, 500) i;
+INSERT INTO bulk.always (n, note) SELECT i, 'n' FROM generate_series(1, 500) i;
+INSERT INTO bulk.dropping SELECT i FROM generate_series(1, 1000) i;
+SELECT (SELECT count(*) FROM bulk.always), (SELECT count(*) FROM bulk.dropping);
+\set QUIET on
+DELETE FROM bulk.numbers WHERE n > 100000;
 
 -- other types there than here
 CREATE SCHEMA drift;
@@ -129,5 +165,5 @@ DELETE FROM data.accounts WHERE id >= 100;
 SET client_min_messages = warning;
 DROP SCHEMA bulk, drift CASCADE;
 \c regress_database regress_owner
-DROP TABLE kinds, numbers, drifted CASCADE;
+DROP TABLE kinds, numbers, drifted, always, dropping CASCADE; DROP FUNCTION drop_some;
 DROP TYPE mood; DROP DOMAIN posint;
