@@ -643,15 +643,14 @@ rewrite_coalesce(CoalesceExpr *coalesce, RewriteContext *cxt)
 	return result->args == NIL ? (Node *) result->defresult : (Node *) result;
 }
 
+/* True where the text of a value depends on no setting, and means one thing. */
 static bool
 is_immutable_io(Oid from, Oid to)
 {
 	Oid			function,
 				param;
-	bool		varlena;
 
-	getTypeOutputInfo(from, &function, &varlena);
-	if (func_volatile(function) != PROVOLATILE_IMMUTABLE)
+	if (kr_type_needs_settings(from) || from == BYTEAOID)
 		return false;
 	getTypeInputInfo(to, &function, &param);
 	return func_volatile(function) == PROVOLATILE_IMMUTABLE;

@@ -529,36 +529,43 @@ restore_scans(Plan *plan, KrShip *ship)
 		restore_scans(plan->lefttree, ship);
 }
 
+/* The target list of an UPDATE as postgres_fdw is to see it. */
+static List *
+ship_assignments(PlannerInfo *root, Index result_relation)
+{
+	KrShip	   *ship = get_ship(root);
+	List	   *result = NIL;
+	KrShipRules rules;
+	ListCell   *cell;
+
+	rules_of_server(&rules, GetForeignServerIdByRelId(planner_rt_fetch(result_relation, root)->relid));
+	foreach(cell, root->processed_tlist)
+	{
+		TargetEntry *entry = flatCopyTargetEntry(lfirst_node(TargetEntry, cell));
+
+		if (!entry->resjunk)
+			entry->expr = kr_rewrite_assignment(ship, &rules, entry->expr);
+		result = lappend(result, entry);
+	}
+	return result;
+}
+
 /* Whether this succeeds or not, root has its own target list again. */
 bool
 kr_ship_direct_modify(PlanDirectModify_function plan_direct_modify, PlannerInfo *root,
 					  ModifyTable *plan, Index result_relation, int subplan_index)
 {
-	Oid			relid = planner_rt_fetch(result_relation, root)->relid;
-	KrShip	   *ship = get_ship(root);
 	List	   *original = root->processed_tlist;
-	List	   *shipped = NIL;
-	KrShipRules rules;
-	ListCell   *cell;
+	KrShip	   *ship;
 	bool		result;
 
-	rules_of_server(&rules, GetForeignServerIdByRelId(relid));
 	if (plan->operation == CMD_UPDATE)
-	{
-		foreach(cell, original)
-		{
-			TargetEntry *entry = flatCopyTargetEntry(lfirst_node(TargetEntry, cell));
-
-			if (!entry->resjunk)
-				entry->expr = kr_rewrite_assignment(ship, &rules, entry->expr);
-			shipped = lappend(shipped, entry);
-		}
-		root->processed_tlist = shipped;
-	}
+		root->processed_tlist = ship_assignments(root, result_relation);
 	result = plan_direct_modify(root, plan, result_relation, subplan_index);
 	root->processed_tlist = original;
 
-	if (result)
+	ship = find_ship(root);
+	if (result && ship != NULL)
 		restore_scans(outerPlan((Plan *) plan), ship);
 	return result;
 }
