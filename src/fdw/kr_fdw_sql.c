@@ -94,7 +94,9 @@ replace_marker(const char *sql, const char *schema)
 			end = kr_fdw_skip_quoted(sql, false);
 		else
 		{
-			appendStringInfoChar(&buf, *sql++);
+			end = sql + strcspn(sql, "'\"");
+			appendBinaryStringInfo(&buf, sql, end - sql);
+			sql = end;
 			continue;
 		}
 
