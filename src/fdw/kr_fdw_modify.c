@@ -516,10 +516,17 @@ modify_row(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot,
 		   TupleTableSlot *plan_slot)
 {
 	KrModifyState *state = relinfo->ri_FdwState;
+	bool		changed;
 
-	queue_row(state, estate, slot, plan_slot);
-	kr_stream_send(&state->stream);
-	return finish_row(state, slot) ? slot : NULL;
+	do
+	{
+		queue_row(state, estate, slot, plan_slot);
+		kr_stream_send(&state->stream);
+		state->stream.may_repeat = true;
+		changed = finish_row(state, slot);
+		state->stream.may_repeat = false;
+	} while (state->stream.outdated);
+	return changed ? slot : NULL;
 }
 
 TupleTableSlot *

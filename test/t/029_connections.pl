@@ -198,11 +198,12 @@ $s->run('RESET statement_timeout');
 #
 # Statements that were prepared before the tables changed
 #
-$k->data_exec($one, "CREATE TABLE changing (id integer PRIMARY KEY, v integer); INSERT INTO changing SELECT i, i FROM generate_series(1, 3) i; GRANT SELECT, UPDATE ON changing TO $one->{runtime}");
+$k->data_exec($one, "CREATE TABLE changing (id integer PRIMARY KEY, v integer); INSERT INTO changing SELECT i, i FROM generate_series(1, 3) i; GRANT SELECT, INSERT, UPDATE, DELETE ON changing TO $one->{runtime}");
 $k->exec("SELECT count(*) FROM kessel.import_tables('one', 'public', limit_to => '{changing}')");
 my $read = 'SELECT id, v FROM data.changing WHERE id = 2';
 my $write = 'UPDATE data.changing SET v = 5 WHERE id = 3 RETURNING id, v';
-ok_run($s->run("$read; $write"), "2|2\n3|5", 'prepared');
+my $row_by_row = q(INSERT INTO data.changing (id, v) VALUES (4, 4) RETURNING id, v);
+ok_run($s->run("$read; $write; $row_by_row; DELETE FROM data.changing WHERE id = 4"), "2|2\n3|5\n4|4", 'prepared');
 foreach my $type (qw(bigint text integer))
 {
     my $remote_change = "ALTER TABLE changing ALTER COLUMN v TYPE $type USING v::$type";
@@ -212,6 +213,8 @@ foreach my $type (qw(bigint text integer))
     ok_run($s->run("BEGIN; $read; $read; COMMIT"), "2|2\n2|2", "$type: the first of a transaction, too");
     $k->data_exec($one, "ALTER TABLE changing ALTER COLUMN v TYPE numeric USING v::numeric; $remote_change");
     $k->exec("ALTER FOREIGN TABLE data.changing ALTER COLUMN v TYPE $type");
+    ok_run($s->run($row_by_row . '; DELETE FROM data.changing WHERE id = 4'), '4|4', "$type: a row") if $type ne 'text';
+    $k->data_exec($one, "ALTER TABLE changing ALTER COLUMN v TYPE numeric USING v::numeric; $remote_change");
     ok_run($s->run($write =~ s/5/$type eq 'text' ? q('5') : 5/er), '3|5', "$type: a write");
     $k->data_exec($one, "ALTER TABLE changing ALTER COLUMN v TYPE varchar(20) USING v::text");
     like_error($s->run("BEGIN; SELECT count(*) FROM data.accounts; $read"), '0A000', qr/cached plan must not change result type/, "$type: what is not the first cannot be repeated");
