@@ -134,6 +134,29 @@ find_var(Node *node, void *context)
 		expression_tree_walker(node, find_var, context);
 }
 
+/* Constants that mean the same wherever they are read; names of objects do not. */
+static bool
+can_be_text(const Const *constant)
+{
+	switch (constant->consttype)
+	{
+		case REGCLASSOID:
+		case REGCOLLATIONOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGNAMESPACEOID:
+		case REGOPERATOROID:
+		case REGOPEROID:
+		case REGPROCEDUREOID:
+		case REGPROCOID:
+		case REGROLEOID:
+		case REGTYPEOID:
+			return false;
+		default:
+			return is_builtin(constant->consttype);
+	}
+}
+
 static Node *
 replace_leaves(Node *node, void *context)
 {
@@ -149,7 +172,7 @@ replace_leaves(Node *node, void *context)
 		return expression_tree_mutator(node, replace_leaves, context);
 	if (!find_var(node, NULL))
 	{
-		if (IsA(node, Const) && (((Const *) node)->constisnull || is_builtin(((Const *) node)->consttype)))
+		if (IsA(node, Const) && can_be_text((Const *) node))
 			return node;
 		return replace_value(clause, node, true);
 	}

@@ -146,14 +146,17 @@ make_sql(KrCopier *copier)
 static void
 open_copy(KrCopier *copier, KrConn *conn, TupleTableSlot *slot)
 {
-	for (int i = 0; i < copier->ncolumns; i++)
+	if (copier->sql == NULL || !fits(copier, slot))
 	{
-		KrCopyColumn *column = &copier->columns[i];
+		for (int i = 0; i < copier->ncolumns; i++)
+		{
+			KrCopyColumn *column = &copier->columns[i];
 
-		column->left_out = column->source_default &&
-			slot_attisnull(slot, column->encoder.attnum);
+			column->left_out = column->source_default &&
+				slot_attisnull(slot, column->encoder.attnum);
+		}
+		copier->sql = make_sql(copier);
 	}
-	copier->sql = make_sql(copier);
 	kr_copy_begin(conn, copier->sql);
 	copier->conn = conn;
 	resetStringInfo(&copier->buf);

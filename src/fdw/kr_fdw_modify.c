@@ -36,7 +36,7 @@
 #include "kr_fdw_conflict.h"
 #include "kr_fdw_insert.h"
 
-/* COPYs that an INSERT may open because somebody else has ended the one before. */
+/* COPYs that a statement may open because somebody else has ended the one before. */
 #define MAX_COPIES 4
 
 /* Rows of the first batch of an INSERT, and by what factor batches grow. */
@@ -101,7 +101,7 @@ typedef struct KrModifyState
 	uint64		sent;			/* rows of the statement so far */
 
 	/* rows in a COPY */
-	int			copies;			/* opened for this INSERT */
+	int			copies;			/* opened for this statement */
 	bool		from_copy;		/* COPY FROM: rows may be kept back */
 	bool		deferred;
 	KrCopier   *copier;			/* NULL: not made yet, or of no use */
@@ -885,7 +885,7 @@ finish_deferred(KrWriter *writer)
 		kr_copier_end(state->copier);
 		error_context_stack = callback.previous;
 	}
-	if (state->bulk != NULL)
+	if (state->bulk != NULL && state->deferred)
 		finish_collected(state);
 }
 
@@ -947,28 +947,45 @@ prepare_deferred(KrModifyState *state, EState *estate, Relation rel)
 	return state->deferred;
 }
 
+/* Rows go on as INSERT. */
 static void
-defer_prepared(KrModifyState *state, EState *estate, ResultRelInfo *relinfo,
-			   TupleTableSlot *slot)
+give_up_copy(KrModifyState *state, EState *estate)
 {
-	if (!kr_writer_is_active(&state->writer))
-	{
-		lease(state, estate);
-		kr_writer_claim(&state->writer, state->stream.conn);
-	}
+	state->copier = NULL;
+	state->no_copy = true;
+	if (!prepare_deferred(state, estate, state->rel))
+		elog(ERROR, "rows can be copied but not inserted");
+}
+
+static void
+claim_connection(KrModifyState *state, EState *estate)
+{
+	if (kr_writer_is_active(&state->writer))
+		return;
+	lease(state, estate);
+	kr_writer_claim(&state->writer, state->stream.conn);
+}
+
+static void
+defer_prepared(KrModifyState *state, EState *estate, TupleTableSlot *slot)
+{
+	/* Who needs the connection again and again makes COPY the slower way. */
+	if (state->copier != NULL && !kr_writer_is_active(&state->writer) &&
+		++state->copies > MAX_COPIES && state->sent / state->copies < MIN_COPY)
+		give_up_copy(state, estate);
+
+	claim_connection(state, estate);
 	if (state->copier != NULL)
 	{
-		if (!kr_copier_is_open(state->copier))
-			state->copied_from = state->sent + 1;
 		if (kr_copier_add(state->copier, state->stream.conn, slot))
 		{
 			state->sent++;
 			return;
 		}
-		state->copier = NULL;
-		state->no_copy = true;
-		if (!prepare_deferred(state, estate, relinfo->ri_RelationDesc))
-			elog(ERROR, "rows can be copied but not inserted");
+		give_up_copy(state, estate);
+
+		/* That may have needed the connection itself. */
+		claim_connection(state, estate);
 	}
 	collect_row(state, slot);
 }
@@ -989,7 +1006,7 @@ defer_row(EState *estate, ResultRelInfo *relinfo, TupleTableSlot *slot)
 	if (context != NULL)
 		callback.previous = context->previous;
 	error_context_stack = state->copier ? &callback : callback.previous;
-	defer_prepared(state, estate, relinfo, slot);
+	defer_prepared(state, estate, slot);
 	error_context_stack = context;
 	return true;
 }
@@ -1001,7 +1018,7 @@ kr_end_modify(EState *estate, ResultRelInfo *relinfo)
 
 	if (state == NULL)
 		return;
-	if (kr_writer_is_active(&state->writer))
+	if (state->deferred || state->copier != NULL)
 	{
 		kr_writer_release(&state->writer);
 		finish_deferred(&state->writer);

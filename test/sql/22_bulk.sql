@@ -60,6 +60,7 @@ TRUNCATE bulk.kinds;
 INSERT INTO bulk.numbers SELECT i FROM generate_series(1, 1000) i;
 INSERT INTO bulk.numbers SELECT 3000 - i FROM generate_series(1, 3000) i;
 SELECT count(*) FROM bulk.numbers;
+\set SHOW_CONTEXT never
 INSERT INTO bulk.kinds (id, m) SELECT i % 900, 'calm' FROM generate_series(1, 3000) i;
 SELECT count(*) FROM bulk.kinds;
 \set VERBOSITY terse

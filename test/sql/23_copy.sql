@@ -39,7 +39,7 @@ COPY copied.plain (id, t, at_home) FROM stdin (FORMAT csv);
 6,,t
 7,"",t
 \.
-SELECT id, t, t IS NULL AS is_null FROM copied.plain WHERE id > 4 ORDER BY id;
+SELECT id, left(t, 14) AS t, t = 'quoted, "text" é' AS as_it_was FROM copied.plain WHERE id > 4 ORDER BY id;
 DELETE FROM copied.plain;
 
 -- as text, for types of its own
@@ -104,8 +104,15 @@ COPY copied.plain (id, at_home) FROM stdin;
 2	t
 3	t
 4	t
+3001	t
+3002	t
+3003	t
+\N	t
+\N	t
+3006	t
 \.
-SELECT id, t FROM copied.plain WHERE id BETWEEN 2 AND 4 ORDER BY id;
+SELECT id, t FROM copied.plain WHERE id > 1 ORDER BY t;
+DELETE FROM copied.plain WHERE id > 4;
 ALTER FOREIGN TABLE copied.plain ALTER COLUMN t DROP DEFAULT;
 CREATE FUNCTION copied.report() RETURNS trigger LANGUAGE plpgsql AS
 $$BEGIN RAISE NOTICE '% % %: % rows', TG_WHEN, TG_OP, TG_LEVEL, (SELECT count(*) FROM copied.plain); RETURN new; END$$;
