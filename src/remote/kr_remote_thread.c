@@ -8,6 +8,10 @@
  * safe on any thread. So each runs on one of its own, which takes no signal and
  * touches nothing of the server's; when it does not come back in time it is left
  * behind, to give back what it works on when it is done.
+ *
+ * Should the backend end before that, it ends at once: what libraries have
+ * registered with atexit() would take from under the thread what it works with.
+ * (OpenSSL frees all that it has.) A crash of one backend would be one of all.
  */
 #include "postgres.h"
 
@@ -20,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 
 #include "kr_remote_internal.h"
@@ -35,6 +40,34 @@ typedef struct Job
 	bool		abandoned;
 	int			wake[2];		/* the thread closes its end when it has finished */
 } Job;
+
+static bool left_one_behind = false;
+static int	exit_code = -1;		/* -1: the backend is not ending */
+
+/* proc_exit() calls this before it calls exit(). */
+static void
+note_exit_code(int code, Datum arg)
+{
+	exit_code = code;
+}
+
+/* Registered after those of libraries, so called before them. */
+static void
+end_at_once(void)
+{
+	if (exit_code >= 0)
+		_exit(exit_code);
+}
+
+static void
+note_left_behind(void)
+{
+	if (left_one_behind)
+		return;
+	left_one_behind = true;
+	on_proc_exit(note_exit_code, (Datum) 0);
+	(void) atexit(end_at_once);
+}
 
 static void
 free_job(Job *job)
@@ -117,6 +150,8 @@ end_job(Job *job)
 	pthread_mutex_unlock(&job->lock);
 	if (finished)
 		free_job(job);
+	else
+		note_left_behind();
 	return finished;
 }
 

@@ -98,4 +98,15 @@ my $pid = $s->pid;
 $s->quit;
 ok($k->node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), 'the backend ends with its session');
 
+# A backend that ends while a thread of its still works takes nobody along.
+foreach my $round (1 .. 8)
+{
+    my $leaving = $k->session(tenant => 'endless');
+    $leaving->start("SET statement_timeout = '300ms'; SELECT count(*) FROM data.accounts");
+    connected(1);
+    like_error($leaving->finish, '57014', qr/statement timeout/, "a session that ends soon, $round");
+    $leaving->quit;
+}
+ok_run($k->run('SELECT count(*) FROM data.accounts', tenant => 'good'), '5', 'the server is well');
+
 done_testing();
