@@ -33,7 +33,7 @@ $(DATA_built): $(SQL_MODULES) Makefile
 	cat $(SQL_MODULES) > $@.tmp && mv $@.tmp $@
 
 # What runs scripts. A line "name: ## text" shows in make help.
-.PHONY: help deps test test-matrix bench
+.PHONY: help deps test test-matrix test-sanitize test-fuzz bench
 
 help: ## this list
 	@echo "make [target] [PG_CONFIG=/path/to/pg_config]"
@@ -49,6 +49,15 @@ test: all ## build, install and run all tests; LAYERS="regress tap" TESTS="smoke
 
 test-matrix: ## the same on PostgreSQL 17 and 18, in Debian systems under /var/cache/kessel_router; VERSIONS="17"
 	@ci/matrix $(VERSIONS)
+
+test-sanitize: ## tests under the address and undefined behaviour sanitizers, and valgrind; TOOLS="asan"
+	@PG_CONFIG="$(PG_CONFIG)" ci/deps valgrind
+	@PG_CONFIG="$(PG_CONFIG)" TESTS="$(TESTS)" test/sanitize $(TOOLS)
+
+test-fuzz: all ## 10,000 random queries by sqlsmith on router tables; KR_FUZZ_QUERIES, KR_FUZZ_SEED
+	@PG_CONFIG="$(PG_CONFIG)" ci/deps sqlsmith
+	@MAKE="$(MAKE)" PG_CONFIG="$(PG_CONFIG)" ci/install
+	@PG_CONFIG="$(PG_CONFIG)" test/run fuzz
 
 bench: all ## compare router table, postgres_fdw and a direct connection
 	@MAKE="$(MAKE)" PG_CONFIG="$(PG_CONFIG)" ci/install

@@ -35,7 +35,7 @@ our @EXPORT = qw(like_error ok_run PASSWORD_MARK);
 use constant PASSWORD_MARK => 'kr-marked-pw';
 use constant DATABASE      => 'infra';
 # Seconds after which a psql that does not answer counts as hung.
-use constant PATIENCE => 60;
+use constant PATIENCE => 60 * ($ENV{KR_SLOW} || 1);
 
 # new(conf => "lines of postgresql.conf", name => 'infra', extension => 0)
 sub new
