@@ -180,6 +180,20 @@ foreach my $how (qw(reset close))
     all_well("ended while idle ($how)");
 }
 
+# COPY: when it starts, and when its end is not answered.
+my $file = PostgreSQL::Test::Utils::tempdir('rows') . '/rows';
+my $copy = "COPY data.accounts (id, name) FROM '$file'";
+$k->exec("COPY (SELECT 1000 + i, repeat('z', 2000) FROM generate_series(1, 20000) i) TO '$file'");
+foreach my $action (qw(lose deafen))
+{
+    $p->reset;
+    $p->on('FROM STDIN', $action);
+    fails("COPY ($action)", '08006', $copy);
+    is($p->hits, 1, "COPY ($action): it was the COPY");
+    all_well("COPY ($action)");
+    is($k->data_exec($one, 'SELECT count(*) FROM accounts'), '5', "COPY ($action): nothing was written");
+}
+
 #
 # Cancelled, by somebody else and by the clock, in every phase.
 #
@@ -247,7 +261,11 @@ foreach my $by ('pg_cancel_backend', 'statement_timeout')
     $try->('while committing', $write, '08007');
     $k->data_exec($one, "UPDATE accounts SET name = 'one account 1' WHERE id = 1");
 
-    # A COPY that nobody takes: sending is what it waits for.
+    $p->on('FROM STDIN', 'hold');
+    $try->('while rows are copied', $copy, '57014');
+    is($k->data_exec($one, 'SELECT count(*) FROM accounts'), '5', "$by, while rows are copied: nothing was written");
+
+    # Rows that nobody takes: sending is what it waits for.
     $s->run("CREATE TEMP TABLE many AS SELECT 1000 + i AS id, repeat('z', 2000) AS name FROM generate_series(1, 20000) i");
     $p->on('INSERT', 'hold');
     $try->('while rows are sent', 'INSERT INTO data.accounts (id, name) SELECT id, name FROM many', '57014');
