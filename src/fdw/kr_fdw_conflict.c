@@ -476,7 +476,7 @@ rewrite_walker(Node *node, void *context)
 static PlannedStmt *
 plan_query(Query *query, const char *text, int cursor_options, ParamListInfo params)
 {
-	if (query->commandType == CMD_INSERT || query->hasModifyingCTE)
+	if (query->onConflict != NULL || query->hasModifyingCTE)
 		(void) rewrite_walker((Node *) query, NULL);
 	return next_planner ? next_planner(query, text, cursor_options, params) :
 		standard_planner(query, text, cursor_options, params);
