@@ -146,6 +146,7 @@ kr_copy_begin(KrConn *conn, const char *sql)
 {
 	kr_conn_drain(conn);
 	kr_conn_note_write(conn);
+	conn->queries++;
 	if (!PQexitPipelineMode(conn->pg))
 		kr_conn_lost(conn);
 	conn->copying = true;

@@ -44,6 +44,7 @@ typedef struct KrPending
 	bool		started;		/* query: reading its answer has begun */
 	KrStatement *statement;		/* prepare, query */
 	bool		was_prepared;	/* query: in an earlier transaction */
+	bool		answered;		/* query: somebody has got a result of it */
 	KrStream   *stream;			/* query: NULL if its rows are not wanted */
 	const char *sql;			/* for error context */
 } KrPending;
@@ -75,7 +76,7 @@ struct KrConn
 	/* the lease: valid while leased is true */
 	bool		leased;
 	bool		used;			/* a query was sent in this transaction */
-	int			queries;		/* sent in the remote transaction */
+	int			queries;		/* sent in the remote transaction, COPYs too */
 	pg_uuid_t	tenant_id;
 	char		tenant[NAMEDATALEN];	/* empty: none */
 	char	   *enter;

@@ -294,15 +294,15 @@ check_result(KrConn *conn, KrPending *head)
 
 /*
  * The statement was prepared before the tables changed, and there is nothing in
- * the remote transaction but this query.
+ * the remote transaction but this query, of which nobody has seen a row.
  */
 static bool
 is_outdated(const KrConn *conn, const KrPending *head)
 {
 	const char *sqlstate = PQresultErrorField(conn->result, PG_DIAG_SQLSTATE);
 
-	return head->stream->may_repeat && head->was_prepared && conn->queries == 1 &&
-		is_error(conn->result) && PQstatus(conn->pg) != CONNECTION_BAD &&
+	return head->stream->may_repeat && head->was_prepared && !head->answered &&
+		conn->queries == 1 && is_error(conn->result) && PQstatus(conn->pg) != CONNECTION_BAD &&
 		sqlstate != NULL &&
 		(strncmp(sqlstate, "42", 2) == 0 || strcmp(sqlstate, "0A000") == 0 ||
 		 strcmp(sqlstate, "26000") == 0);
@@ -390,6 +390,7 @@ kr_stream_next(KrStream *stream)
 	check_result(conn, head);
 
 	ended = !is_partial(conn->result);
+	head->answered = true;
 	if (ended)
 	{
 		const char *affected = PQcmdTuples(conn->result);

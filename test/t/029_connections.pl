@@ -223,6 +223,33 @@ foreach my $type (qw(bigint text integer))
     $k->data_exec($one, $remote_change);
     ok_run($s->run($read), '2|2', "$type: as before");
 }
+# What a transaction has copied before is not lost, nor are rows given twice.
+my $rows = PostgreSQL::Test::Utils::tempdir() . '/rows';
+my $copy = "COPY data.changing (id, v) FROM '$rows'";
+$k->exec("COPY (SELECT i, i FROM generate_series(1001, 1003) i) TO '$rows'");
+my $city = q(SELECT city <> '' FROM data.accounts WHERE id = 1);
+ok_run($s->run("$copy; DELETE FROM data.changing WHERE id > 1000; $city"), 't', 'a COPY');
+$k->data_exec($one, 'ALTER TABLE accounts ALTER city TYPE varchar(40)');
+like_error($s->run("BEGIN; $copy; $city"), '0A000', qr/cached plan must not change result type/, 'a statement after a COPY cannot be repeated');
+$s->run('ROLLBACK');
+$k->data_exec($one, <<"SQL");
+CREATE TABLE fuse (lit boolean); INSERT INTO fuse VALUES (false);
+CREATE FUNCTION burn(i integer) RETURNS integer LANGUAGE plpgsql AS \$\$
+BEGIN
+    IF i = 2500 AND (SELECT lit FROM public.fuse) THEN EXECUTE 'SELECT 1 FROM public.nowhere'; END IF;
+    RETURN i;
+END \$\$;
+CREATE VIEW burning AS SELECT burn(i) AS id FROM generate_series(1, 3000) i;
+GRANT SELECT ON fuse, burning TO $one->{runtime}
+SQL
+$k->exec("SELECT count(*) FROM kessel.import_tables('one', 'public', limit_to => '{burning}');"
+      . 'CREATE FUNCTION public.seen() RETURNS integer[] LANGUAGE plpgsql AS $$ DECLARE n integer; seen integer[];'
+      . 'BEGIN FOR n IN SELECT id FROM data.burning LOOP seen := seen || n; END LOOP; RETURN seen;'
+      . 'EXCEPTION WHEN undefined_table THEN RETURN seen; END $$');
+my $count_seen = 'SELECT count(*) = count(DISTINCT n), count(*) > 0 FROM unnest(public.seen()) n';
+ok_run($s->run("$count_seen; SELECT id FROM data.burning LIMIT 0"), 't|t', 'a view');
+$k->data_exec($one, 'UPDATE fuse SET lit = true');
+ok_run($s->run($count_seen), 't|t', 'a statement is not repeated once it has given rows');
 like_error($s->run("SELECT id FROM data.changing WHERE v::text::integer / (id - id) = 1"), '22012', qr/division by zero/, 'an error that is none of these is raised at once');
 
 #
