@@ -61,7 +61,7 @@ BEGIN
 
     "check" := 'library preloaded';
     ok := shared;
-    detail := CASE WHEN ok THEN 'in shared_preload_libraries' ELSE 'The library is not in shared_preload_libraries. Routing works without it; limits across sessions and background work do not.' END;
+    detail := CASE WHEN ok THEN 'in shared_preload_libraries' ELSE 'The library is not in shared_preload_libraries. Without session_preload_libraries either, a session knows it only once it has used the extension: until then ON CONFLICT with a target is refused.' END;
     hint := CASE WHEN NOT ok THEN pg_catalog.format('Put this line into postgresql.conf and restart the server: %s', kessel._line_to_preload('shared_preload_libraries')) END;
     RETURN NEXT;
 

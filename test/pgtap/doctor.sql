@@ -17,7 +17,7 @@ CREATE FUNCTION finding(name text) RETURNS text LANGUAGE sql AS
 SELECT is((SELECT count(DISTINCT "check") FROM kessel.doctor()), (SELECT count(*) FROM kessel.doctor()), 'each check once');
 SELECT is_empty($$ SELECT "check" FROM kessel.doctor() WHERE ok IS NULL OR detail IS NULL OR detail = '' OR ok <> (hint IS NULL) $$, 'each has a detail, and a hint where something is wrong');
 SELECT is(finding('extension version'), 't|0.1');
-SELECT is(finding('library preloaded'), 'f|The library is not in shared_preload_libraries. Routing works without it; limits across sessions and background work do not.|'
+SELECT is(finding('library preloaded'), 'f|The library is not in shared_preload_libraries. Without session_preload_libraries either, a session knows it only once it has used the extension: until then ON CONFLICT with a target is refused.|'
           'Put this line into postgresql.conf and restart the server: shared_preload_libraries = ''kessel_router''');
 SELECT matches(finding('tenant reported to poolers'), '^f\|.*session_preload_libraries = ''kessel_router''$');
 SET session_preload_libraries = 'auto_explain, kessel_router';
