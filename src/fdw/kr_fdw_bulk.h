@@ -39,6 +39,9 @@ typedef struct KrShape
  * need a trip. Valid to the next call of this function.
  */
 extern const KrShape *kr_shape_of(const KrTarget *target, const char *table);
+
+/* The same, from the data source itself, in the transaction that will rely on it. */
+extern const KrShape *kr_shape_ask(const KrTarget *target, const char *table);
 extern const KrRemoteColumn *kr_shape_column(const KrShape *shape, const char *name);
 
 /*

@@ -64,7 +64,7 @@ kr_copier_create(Relation rel, const KrFdwTarget *target, List *attnums,
 	copier->columns = palloc0((list_length(attnums) + 1) * sizeof(KrCopyColumn));
 	copier->binary = true;
 
-	shape = kr_shape_of(copier->target, copier->table);
+	shape = kr_shape_ask(copier->target, copier->table);
 	if (!(for_insert ? shape->plain : shape->copyable))
 	{
 		kr_shape_confirm(copier->target, copier->table);

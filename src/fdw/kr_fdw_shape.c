@@ -7,7 +7,8 @@
  * rows in one statement do. A table is asked about once in a backend, and again
  * after any statement that relied on the answer and did not succeed: an answer
  * counts as doubtful while it is being used, and the user says when it was
- * right.
+ * right. COPY asks each time: in binary form it would take the bits of an integer
+ * for those of a real.
  */
 #include "postgres.h"
 
@@ -182,6 +183,13 @@ kr_shape_of(const KrTarget *target, const char *table)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(asking);
 	return &entry->shape;
+}
+
+const KrShape *
+kr_shape_ask(const KrTarget *target, const char *table)
+{
+	find_entry(target, table)->doubtful = true;
+	return kr_shape_of(target, table);
 }
 
 void

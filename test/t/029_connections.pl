@@ -232,6 +232,16 @@ ok_run($s->run("$copy; DELETE FROM data.changing WHERE id > 1000; $city"), 't', 
 $k->data_exec($one, 'ALTER TABLE accounts ALTER city TYPE varchar(40)');
 like_error($s->run("BEGIN; $copy; $city"), '0A000', qr/cached plan must not change result type/, 'a statement after a COPY cannot be repeated');
 $s->run('ROLLBACK');
+foreach my $way ($copy, 'INSERT INTO data.changing (id, v) SELECT i, i FROM generate_series(1001, 6000) i')
+{
+    $k->exec('ALTER FOREIGN TABLE data.changing ALTER COLUMN v TYPE integer');
+    $k->data_exec($one, 'ALTER TABLE changing ALTER COLUMN v TYPE integer');
+    $s->run("$way; DELETE FROM data.changing WHERE id > 1000");
+    $k->data_exec($one, 'ALTER TABLE changing ALTER COLUMN v TYPE real');
+    $s->run($way);
+    is($k->data_exec($one, 'SELECT count(*) > 0, bool_and(v = id) FROM changing WHERE id > 1000'), 't|t', 'an integer is copied as such to a column that has become real');
+    ok_run($s->run('DELETE FROM data.changing WHERE id > 1000'), '', 'and deleted');
+}
 $k->data_exec($one, <<"SQL");
 CREATE TABLE fuse (lit boolean); INSERT INTO fuse VALUES (false);
 CREATE FUNCTION burn(i integer) RETURNS integer LANGUAGE plpgsql AS \$\$
