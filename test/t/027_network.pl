@@ -33,6 +33,7 @@ $k->exec("SELECT * FROM kessel.import_tables('one', 'public')");
 my $s     = $k->session(tenant => 'one');
 my $other = $k->session(tenant => 'two');
 my $count = 'SELECT count(*) FROM data.accounts';
+my $soon  = 400 * ($ENV{KR_SLOW} || 1);
 my $write = "UPDATE data.accounts SET name = 'changed' WHERE id = 1";
 
 sub wait_for_remote
@@ -88,7 +89,7 @@ foreach my $case ([ 'a row of many', 'wide', 1_000_400, qw(reset close hang) ], 
     foreach my $how (@how)
     {
         my $name = "cut in $what ($how)";
-        $s->run("SET statement_timeout = '400ms'") if $how eq 'hang';
+        $s->run("SET statement_timeout = '${soon}ms'") if $how eq 'hang';
         $p->reset;
         $p->cut($bytes, $how);
         my $r = fails($name, $how eq 'hang' ? '57014' : '08006', "SELECT count(filler) FROM (SELECT * FROM data.$table OFFSET 0) x");
@@ -206,8 +207,8 @@ foreach my $by ('pg_cancel_backend', 'statement_timeout')
         if ($by eq 'statement_timeout')
         {
             $start = time;
-            $sql =~ s/^/SET LOCAL statement_timeout = '400ms'; / if $sql =~ s/^BEGIN; //;
-            my $r = $s->run($sql =~ /^SET LOCAL/ ? "BEGIN; $sql" : "SET statement_timeout = '400ms'; $sql");
+            $sql =~ s/^/SET LOCAL statement_timeout = '${soon}ms'; / if $sql =~ s/^BEGIN; //;
+            my $r = $s->run($sql =~ /^SET LOCAL/ ? "BEGIN; $sql" : "SET statement_timeout = '${soon}ms'; $sql");
             like($r->{state}, qr/^$state$/, "$by, $what") or diag("$r->{out} $r->{err}");
             $s->run('ROLLBACK; RESET statement_timeout');
         }
