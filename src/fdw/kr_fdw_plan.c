@@ -267,15 +267,21 @@ add_priced_paths(RelOptInfo *rel, List *paths, double max_rows, bool is_final)
 		/*
 		 * Two differences must show: rows in order cost a little more, or they
 		 * would be asked for in order for no reason, and less than a sort here;
-		 * a limit there costs a little less than one here.
+		 * a limit there costs less than one here, which takes its share of what
+		 * is below: of a join that is next to nothing, as it is expected to
+		 * return so many rows.
 		 */
-		if (!is_final)
+		if (is_final)
+			total = Max(startup - cpu_operator_cost, 0);
+		else
+		{
 			total += cpu_tuple_cost * rows;
-		if (!is_final && path->pathkeys != NIL)
-			total += cpu_operator_cost * rows;
+			if (path->pathkeys != NIL)
+				total += cpu_operator_cost * rows;
+		}
 
-		path->startup_cost = Min(path->startup_cost, startup);
 		path->total_cost = Min(path->total_cost, total);
+		path->startup_cost = Min(Min(path->startup_cost, startup), path->total_cost);
 		add_path(rel, path);
 	}
 }

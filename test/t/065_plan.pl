@@ -35,6 +35,10 @@ my %whole = (
     'groups in order'  => "SELECT a.city, count(*) AS n FROM $join GROUP BY a.city ORDER BY n DESC",
     'the first groups' => "SELECT a.city, count(*) AS n FROM $join GROUP BY a.city ORDER BY n DESC LIMIT 2",
     'order and limit'  => 'SELECT name FROM data.accounts ORDER BY name LIMIT 3',
+    'a page of a join' => "SELECT a.name, c.email FROM $join WHERE a.name <> 'x' ORDER BY a.name LIMIT 3",
+    'of an outer join' => 'SELECT a.name, c.email FROM data.accounts a LEFT JOIN data.contacts c ON c.account_id = a.id ORDER BY a.name, c.id LIMIT 3',
+    'of three tables'  => "SELECT a.name FROM $join JOIN data.contacts d ON d.account_id = a.id ORDER BY a.id LIMIT 3 OFFSET 6",
+    'a page to lock'   => "SELECT a.name FROM $join ORDER BY a.name LIMIT 3 FOR UPDATE OF a",
     'limit'            => 'SELECT name FROM data.accounts LIMIT 3',
     'locked rows'      => "SELECT a.name FROM $join FOR UPDATE OF a",
 );
