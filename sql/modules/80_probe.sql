@@ -100,6 +100,27 @@ BEGIN
     END;
     ms := kessel._ms_since(started); RETURN NEXT;
 
+    -- A serial column is filled by its default with the privileges of who inserts.
+    "check" := 'sequences'; started := pg_catalog.clock_timestamp();
+    BEGIN
+        reasons := ARRAY(SELECT r[1] FROM kessel._remote_query(source.id, 'runtime', $query$
+            SELECT DISTINCT s.oid::pg_catalog.regclass::text COLLATE "C"
+            FROM pg_catalog.pg_depend d
+            JOIN pg_catalog.pg_class s ON s.oid = d.refobjid
+            JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid
+            WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+              AND pg_catalog.has_any_column_privilege(f.adrelid, 'INSERT')
+              AND CASE WHEN s.relkind = 'S' THEN NOT pg_catalog.has_sequence_privilege(s.oid, 'USAGE, UPDATE') END
+            ORDER BY 1$query$) r);
+        ok := reasons = '{}';
+        detail := 'defaults call nextval(), so the runtime role needs USAGE on ' || kessel._some(reasons);
+    EXCEPTION WHEN OTHERS THEN
+        ok := false; detail := SQLERRM;
+    END;
+    IF NOT ok THEN
+        ms := kessel._ms_since(started); RETURN NEXT;
+    END IF;
+
     -- With a database or schema to itself, a tenant needs no row security; a
     -- role that could undo everything there is still worth a word.
     "check" := 'role safety'; started := pg_catalog.clock_timestamp();
@@ -126,5 +147,6 @@ REVOKE ALL ON FUNCTION kessel.test_data_source(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel.test_data_source(text) TO kessel_admin;
 COMMENT ON FUNCTION kessel.test_data_source(text) IS
     'How far one gets with a data source: name resolution, TCP, TLS, authentication, server version, round trip, owner credential, collation, agent, role safety, row security. '
+    'Where the runtime role may insert, but not use the sequence of a default: sequences. '
     'ms: milliseconds that the step took, NULL where it takes none. What fails is a row with ok = false, and what depends on it is left out; the connection takes at most kessel.connect_timeout. '
     'Raises KR007 for an unknown data source. For kessel_admin';

@@ -60,16 +60,17 @@ BEGIN
     RETURN NEXT;
 
     "check" := 'library preloaded';
-    ok := shared;
-    detail := CASE WHEN ok THEN 'in shared_preload_libraries' ELSE 'The library is not in shared_preload_libraries. Without session_preload_libraries either, a session knows it only once it has used the extension: until then ON CONFLICT with a target is refused.' END;
-    hint := CASE WHEN NOT ok THEN pg_catalog.format('Put this line into postgresql.conf and restart the server: %s', kessel._line_to_preload('shared_preload_libraries')) END;
+    ok := shared OR session;
+    detail := CASE WHEN shared THEN 'in shared_preload_libraries' WHEN session THEN 'in session_preload_libraries'
+                   ELSE 'A session loads the library when it first uses it: until then a statement with a password can reach the server''s log, and ON CONFLICT with columns fails.' END;
+    hint := CASE WHEN NOT ok THEN pg_catalog.format('Put this line into postgresql.conf and reload: %s', kessel._line_to_preload('session_preload_libraries')) END;
     RETURN NEXT;
 
     "check" := 'tenant reported to poolers';
     ok := shared OR session;
     detail := CASE WHEN ok THEN 'Each session reports kessel.tenant from its start; PgBouncer follows it with track_extra_parameters = kessel.tenant.'
                    ELSE 'A session reports kessel.tenant only once it has used the library, so a pooler may hand it on with another client''s tenant.' END;
-    hint := CASE WHEN NOT ok THEN pg_catalog.format('Preload the library as above, or put this line into postgresql.conf and reload: %s', kessel._line_to_preload('session_preload_libraries')) END;
+    hint := CASE WHEN NOT ok THEN 'Preload the library as above.' END;
     RETURN NEXT;
 
     "check" := 'vault';
@@ -112,7 +113,7 @@ BEGIN
                      AND NOT s.options @> '{"allow_local": true}' ORDER BY s.name);
     "check" := 'server certificates';
     ok := names = '{}';
-    detail := CASE WHEN ok THEN 'verified by every data source''s sslmode' ELSE 'Not verified: ' || kessel._some(names) END;
+    detail := CASE WHEN ok THEN 'verified by the sslmode of every data source that is not local' ELSE 'Not verified: ' || kessel._some(names) END;
     hint := CASE WHEN NOT ok THEN 'Set sslmode=verify-full and sslrootcert in the url of each, unless nobody can listen on its network.' END;
     RETURN NEXT;
 

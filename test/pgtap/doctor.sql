@@ -17,13 +17,13 @@ CREATE FUNCTION finding(name text) RETURNS text LANGUAGE sql AS
 SELECT is((SELECT count(DISTINCT "check") FROM kessel.doctor()), (SELECT count(*) FROM kessel.doctor()), 'each check once');
 SELECT is_empty($$ SELECT "check" FROM kessel.doctor() WHERE ok IS NULL OR detail IS NULL OR detail = '' OR ok <> (hint IS NULL) $$, 'each has a detail, and a hint where something is wrong');
 SELECT is(finding('extension version'), 't|0.1');
-SELECT is(finding('library preloaded'), 'f|The library is not in shared_preload_libraries. Without session_preload_libraries either, a session knows it only once it has used the extension: until then ON CONFLICT with a target is refused.|'
-          'Put this line into postgresql.conf and restart the server: shared_preload_libraries = ''kessel_router''');
-SELECT matches(finding('tenant reported to poolers'), '^f\|.*session_preload_libraries = ''kessel_router''$');
+SELECT matches(finding('library preloaded'), '^f\|.*session_preload_libraries = ''kessel_router''$');
+SELECT matches(finding('tenant reported to poolers'), '^f\|.*Preload the library as above.$');
 SET session_preload_libraries = 'auto_explain, kessel_router';
+SELECT is(finding('library preloaded'), 't|in session_preload_libraries');
 SELECT matches(finding('tenant reported to poolers'), '^t\|');
 SET session_preload_libraries = 'auto_explain';
-SELECT matches(finding('tenant reported to poolers'), 'session_preload_libraries = ''auto_explain, kessel_router''$');
+SELECT matches(finding('library preloaded'), 'session_preload_libraries = ''auto_explain, kessel_router''$');
 RESET session_preload_libraries;
 SELECT is(finding('data sources'), 'f|0|Make one known with kessel.create_data_source(name, url).');
 SELECT is(finding('router tables'), 'f|none|Make them with kessel.import_tables(data_source, remote_schema).');
@@ -80,6 +80,12 @@ SELECT is_empty($$ SELECT "check", ms FROM kessel.test_data_source('here') WHERE
 CREATE TABLE exposed (x integer);
 GRANT SELECT ON exposed TO doctor_runtime;
 SELECT is(finding('here', 'row security'), 'f|table public.exposed: row security is not enabled');
+CREATE TABLE counted (id serial, n bigint GENERATED ALWAYS AS IDENTITY, x integer);
+GRANT INSERT (x) ON counted TO doctor_runtime;
+SELECT is(finding('here', 'sequences'), 'f|defaults call nextval(), so the runtime role needs USAGE on public.counted_id_seq');
+GRANT USAGE ON SEQUENCE counted_id_seq TO doctor_runtime;
+SELECT is(finding('here', 'sequences'), NULL, 'and with that no row of it');
+DROP TABLE counted;
 SELECT kessel.set_credential('here', current_user, NULL, 'owner') \g /dev/null
 SELECT is(finding('here', 'owner credential'), format('t|user "%s"', current_user));
 SELECT kessel.install_agent('here') \g /dev/null
