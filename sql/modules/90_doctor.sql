@@ -62,7 +62,7 @@ BEGIN
     "check" := 'library preloaded';
     ok := shared OR session;
     detail := CASE WHEN shared THEN 'in shared_preload_libraries' WHEN session THEN 'in session_preload_libraries'
-                   ELSE 'A session loads the library when it first uses it: until then a statement with a password can reach the server''s log, and ON CONFLICT with columns fails.' END;
+                   ELSE 'A session loads the library when it first uses it: until then a statement with a password can reach the server''s log, and ON CONFLICT with a target is refused.' END;
     hint := CASE WHEN NOT ok THEN pg_catalog.format('Put this line into postgresql.conf and reload: %s', kessel._line_to_preload('session_preload_libraries')) END;
     RETURN NEXT;
 
