@@ -81,16 +81,15 @@ foreach my $what (sort keys %way)
     all_well("$what refused in a savepoint", 0);
 
     # cancelled while the data source waits; by the user and by a timeout
-    foreach my $case ([ 'SELECT 1', sub { $k->exec('SELECT pg_cancel_backend(' . $s->pid . ')') } ],
-        [ sprintf("SET statement_timeout = '%ds'", $ENV{KR_SLOW} || 1), sub { } ])
+    foreach my $case ([ 'SELECT 1', sub { wait_for_remote("wait_event_type = 'Lock'", 1); $k->exec('SELECT pg_cancel_backend(' . $s->pid . ')') } ],
+        [ "SET statement_timeout = '1s'", sub { } ])
     {
         my ($before, $cancel) = @$case;
         $lock->run('SELECT pg_advisory_lock(1)');
         $s->run($before);
         $s->start($way{$what});
-        wait_for_remote("wait_event_type = 'Lock'", 1);
-        my $start = time;
         $cancel->();
+        my $start = time;
         like_error($s->finish, '57014', qr/canceling statement/, "$what: cancelled ($before)");
         cmp_ok(time - $start, '<', 10, "$what: in time");
         $lock->run('SELECT pg_advisory_unlock(1)');
@@ -133,7 +132,7 @@ foreach my $what (sort keys %way)
     # the data source's backend stops: the time limit holds, its connection is given up
     my $offset = -s $one->{node}->logfile;
     $lock->run('SELECT pg_advisory_lock(1)');
-    $s->run("SET statement_timeout = '1500ms'");
+    $s->run("SET statement_timeout = '4s'");
     $s->start($way{$what});
     wait_for_remote("wait_event_type = 'Lock'", 1);
     my $pid = $k->data_exec($one, "SELECT pid FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND wait_event_type = 'Lock'");
