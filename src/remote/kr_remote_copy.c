@@ -120,21 +120,40 @@ leave(KrConn *conn)
 	conn->copying = false;
 }
 
-/* conn->result is an error: read to the end of the answer, and raise it. */
-static void
+static void pg_attribute_noreturn()
+out_of_step(KrConn *conn)
+{
+	conn->broken = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("data source \"%s\" did not answer COPY with COPY", conn->source_name)));
+}
+
+/*
+ * conn->result is no success: read to the end of the answer, and raise it. That
+ * another COPY begins libpq would say again and again.
+ */
+static void pg_attribute_noreturn()
 fail(KrConn *conn, const char *sql)
 {
-	PGresult   *result;
+	bool		ended = false;
 
-	do
+	if (PQresultStatus(conn->result) != PGRES_FATAL_ERROR)
+		out_of_step(conn);
+	for (int answers = 0; !ended; answers++)
 	{
+		PGresult   *result;
+
 		if (!kr_conn_wait_for_result(conn, 0))
 			kr_conn_lost(conn);
 		result = PQgetResult(conn->pg);
+		ended = result == NULL;
 		PQclear(result);
 		if (PQstatus(conn->pg) == CONNECTION_BAD)
 			kr_conn_lost(conn);
-	} while (result != NULL);
+		if (answers > MAX_COPY_ANSWERS)
+			out_of_step(conn);
+	}
 	leave(conn);
 	conn->failed = true;
 	kr_remote_raise_result(conn->result, conn->source_name,
@@ -152,19 +171,8 @@ kr_copy_begin(KrConn *conn, const char *sql)
 	conn->copying = true;
 	if (!PQsendQuery(conn->pg, sql))
 		kr_conn_lost(conn);
-	switch (PQresultStatus(next_answer(conn)))
-	{
-		case PGRES_COPY_IN:
-			break;
-		case PGRES_FATAL_ERROR:
-			fail(conn, sql);
-			break;
-		default:
-			conn->broken = true;
-			ereport(ERROR,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("data source \"%s\" did not answer COPY with COPY", conn->source_name)));
-	}
+	if (PQresultStatus(next_answer(conn)) != PGRES_COPY_IN)
+		fail(conn, sql);
 }
 
 void

@@ -145,6 +145,28 @@ sub binary_answer
     return typed_columns([ 'v', $oid{$type}, 1 ]) . message('D', pack('n', 1) . $value) . done('SELECT 1');
 }
 
+#
+# COPY: the answer to the command, and the one to its end.
+#
+my $go = message('G', pack('C n n', 0, 1, 0));
+my $no = message('E', "SERROR\0C22000\0Mno\0\0");
+my $idle = message('Z', 'T');
+my %copy = (
+    copy_well => [ $go, done('COPY 1') . $idle ],
+    copy_again => [ $go, $go ],
+    copy_out_after => [ $go, message('H', pack('C n n', 0, 1, 0)) . message('d', 'x') x 1000 ],
+    copy_refused_again => [ $go, $no . $go ],
+    copy_refused_both => [ $go, $no . message('W', pack('C n n', 0, 1, 0)) ],
+    copy_no_copy => [ $no . $go, '' ],
+    copy_twice => [ $go, (done('COPY 1') x 2) . $idle ],
+    copy_rows => [ $go, columns('v') . row('x') . done('SELECT 1') . $idle ],
+    copy_endless => [ $go, done('COPY 1') ],
+    copy_ready => [ $go, $idle x 3 ],
+    copy_silence => [ $go, '' ],
+    copy_early => [ $go . $no . $idle, '' ],
+    copy_garbage => [ $go, join '', map { chr(37 * $_ % 256) } 1 .. 4000 ],
+);
+
 sub read_bytes
 {
     my ($socket, $n) = @_;
@@ -183,7 +205,10 @@ sub serve
         my $body = read_bytes($socket, unpack('N', read_bytes($socket, 4)) - 4);
         exit 0 if $type eq 'X';
         if ($type eq 'P') { my ($name, $sql) = split /\0/, $body; $sql{$name} = $sql; $send->(message('1')) unless $mute }
-        if ($type eq 'B') { my (undef, $name) = split /\0/, $body; $asks = $sql{$name} =~ /FROM public\.t(?:_(\d+))?/ ? $1 // 'yes' : 0; $send->(message('2')) unless $mute }
+        if ($type eq 'B') { my (undef, $name) = split /\0/, $body; $asks = $sql{$name} =~ /FROM public\.t(?:_(\d+))?/ ? $1 // 'yes' : $sql{$name} =~ /JOIN pg_catalog\.pg_attribute/ ? 'shape' : 0; $send->(message('2')) unless $mute }
+        if ($type eq 'E' && $asks eq 'shape') { $send->(columns(1 .. 9) . row('v', 25, 'text', 't', 1, 'f', '', 'f', 't') . done('SELECT 1')); next }
+        if ($type eq 'Q') { $send->($copy{$db}[0]); next }
+        if ($type eq 'c') { $send->($copy{$db}[1]); $send->($copy{$db}[1] x 1000) while $db eq 'copy_endless'; next }
         if ($type eq 'E' && $asks && $db eq 'binary') { $send->(binary_answer($asks)); next }
         if ($type eq 'E' && $asks && !$mute)
         {
@@ -249,6 +274,27 @@ foreach my $case (sort grep { $_ ne 'version' } keys %answer)
     cmp_ok(memory($s, 'VmHWM') - $before, '<', 64, "$case: in bounded memory") if $case ne 'long_value';
     cmp_ok(memory($s, 'VmRSS') - $before, '<', 64, "$case: gives its memory back");
     $s->quit;
+}
+
+foreach my $case (sort keys %copy)
+{
+    (my $slug = $case) =~ tr/_/-/;
+    $k->exec("SELECT kessel.create_data_source('$case', 'host=127.0.0.1 port=$port dbname=$case user=u password=p sslmode=disable');"
+          . "SELECT kessel.create_tenant('$slug', data_source => '$case')");
+    foreach my $timeout ('1500ms', '0')
+    {
+        next if $timeout eq '0' && $case =~ /^copy_(silence|endless|out_after|garbage|ready)$/;
+        my $s = $k->session(tenant => $slug);
+        my $start = time;
+        $s->run("BEGIN; SAVEPOINT a; SET LOCAL statement_timeout = '$timeout'");
+        my $r = $s->run("COPY data.t FROM PROGRAM 'echo x'");
+        is($r->{state} ne '', $case ne 'copy_well', "$case: an error") or diag($r->{err});
+        $s->run('ROLLBACK TO a; COMMIT');
+        cmp_ok(time - $start, '<', 15, "$case: in bounded time") or diag("state $r->{state}");
+        ok_run($s->run("SET kessel.tenant = 'good'; SELECT count(*) FROM data.accounts"), '5', "$case: the session goes on");
+        cmp_ok(memory($s, 'VmHWM'), '<', 128, "$case: in bounded memory");
+        $s->quit;
+    }
 }
 
 #
