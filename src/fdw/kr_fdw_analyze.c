@@ -14,6 +14,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
@@ -109,6 +111,8 @@ remote_tuples(Relation rel, bool *can_sample)
 	if (answer == NULL)
 		return 0;
 	tuples = strtod(answer, &rest);
+	if (isnan(tuples) || isinf(tuples))
+		return 0;
 	*can_sample = *rest == ' ' &&
 		(rest[1] == RELKIND_RELATION || rest[1] == RELKIND_MATVIEW ||
 		 rest[1] == RELKIND_PARTITIONED_TABLE);

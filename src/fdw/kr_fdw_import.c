@@ -165,6 +165,22 @@ field(const PGresult *result, int row, int column)
 	return PQgetisnull(result, row, column) ? NULL : PQgetvalue(result, row, column);
 }
 
+/* What the catalogs never leave out is there. */
+static void
+check_rows(const PGresult *result, const KrImport *import)
+{
+	for (int row = 0; row < PQntuples(result); row++)
+	{
+		if (field(result, row, COL_TABLE) == NULL ||
+			(field(result, row, COL_NAME) != NULL &&
+			 (field(result, row, COL_TYPE) == NULL || field(result, row, COL_NOT_NULL) == NULL)))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_ERROR),
+					 errmsg("server \"%s\" did not list the tables of schema \"%s\"",
+							import->server, import->schema)));
+	}
+}
+
 static void
 append_column(StringInfo command, const KrImport *import, const PGresult *result, int row)
 {
@@ -242,6 +258,7 @@ kr_import_schema(ImportForeignSchemaStmt *stmt, Oid serverid)
 				(errcode(ERRCODE_FDW_ERROR),
 				 errmsg("server \"%s\" did not list the tables of schema \"%s\"",
 						import.server, import.schema)));
+	check_rows(result, &import);
 	while (row < PQntuples(result))
 		commands = lappend(commands, table_command(&import, result, &row));
 	kr_stream_abandon(stream);

@@ -167,6 +167,16 @@ my %copy = (
     copy_garbage => [ $go, join '', map { chr(37 * $_ % 256) } 1 .. 4000 ],
 );
 
+# A column of a table, for IMPORT FOREIGN SCHEMA, with NULL where the catalogs have none.
+my @listed = (
+    [ 't', 'v', 'text', 'f', undef, '', undef, undef ],
+    [ undef, 'v', 'text', 'f', undef, '', undef, undef ],
+    [ 't', 'v', undef, 'f', undef, '', undef, undef ],
+    [ 't', 'v', 'text', undef, undef, '', undef, undef ],
+    [ 't', 'v', 'text', 'f', undef, 's', 'x', undef ],
+    [ 't', 'v', 'text) SERVER kessel_router; DROP TABLE app.tenants; CREATE FOREIGN TABLE x (y int', 'f', undef, '', undef, undef ],
+);
+
 sub read_bytes
 {
     my ($socket, $n) = @_;
@@ -205,8 +215,10 @@ sub serve
         my $body = read_bytes($socket, unpack('N', read_bytes($socket, 4)) - 4);
         exit 0 if $type eq 'X';
         if ($type eq 'P') { my ($name, $sql) = split /\0/, $body; $sql{$name} = $sql; $send->(message('1')) unless $mute }
-        if ($type eq 'B') { my (undef, $name) = split /\0/, $body; $asks = $sql{$name} =~ /FROM public\.t(?:_(\d+))?/ ? $1 // 'yes' : $sql{$name} =~ /JOIN pg_catalog\.pg_attribute/ ? 'shape' : 0; $send->(message('2')) unless $mute }
+        if ($type eq 'B') { my (undef, $name) = split /\0/, $body; $asks = $sql{$name} =~ /FROM public\.t(?:_(\d+))?/ ? $1 // 'yes' : $sql{$name} =~ /relispartition/ ? 'list' : $sql{$name} =~ /^SELECT 1 FROM pg_catalog.pg_namespace/ ? 'there'
+              : $sql{$name} =~ /JOIN pg_catalog\.pg_attribute/ ? 'shape' : 0; $send->(message('2')) unless $mute }
         if ($type eq 'E' && $asks eq 'shape') { $send->(columns(1 .. 9) . row('v', 25, 'text', 't', 1, 'f', '', 'f', 't') . done('SELECT 1')); next }
+        if ($type eq 'E' && $asks =~ /^(?:there|list)$/) { $send->($asks eq 'there' ? columns(1) . row(1) . done('SELECT 1') : columns(1 .. 8) . message('D', pack('n', 8) . join '', map { defined ? pack('N/a*', $_) : pack('N', 0xffffffff) } @{ $listed[ $db =~ /(\d)/ ? $1 : 0 ] }) . done('SELECT 1')); next }
         if ($type eq 'Q') { $send->($copy{$db}[0]); next }
         if ($type eq 'c') { $send->($copy{$db}[1]); $send->($copy{$db}[1] x 1000) while $db eq 'copy_endless'; next }
         if ($type eq 'E' && $asks && $db eq 'binary') { $send->(binary_answer($asks)); next }
@@ -296,6 +308,18 @@ foreach my $case (sort keys %copy)
         $s->quit;
     }
 }
+
+#
+# IMPORT FOREIGN SCHEMA
+#
+foreach my $i (0 .. $#listed)
+{
+    my $r = $k->run("CREATE SCHEMA listed; CREATE SERVER listed FOREIGN DATA WRAPPER kessel_fdw OPTIONS (host '127.0.0.1', port '$port', dbname 'listed$i', sslmode 'disable');"
+          . "CREATE USER MAPPING FOR postgres SERVER listed OPTIONS (user 'u', password 'p'); IMPORT FOREIGN SCHEMA s FROM SERVER listed INTO listed");
+    like($r->{state}, $i == 0 ? qr/^$/ : qr/^(?:HV000|HV005|42\w{3}|XX000)$/, "a list of tables with what cannot be ($i)") or diag($r->{err});
+    $k->exec('DROP SERVER IF EXISTS listed CASCADE; DROP SCHEMA IF EXISTS listed');
+}
+is($k->exec("SELECT to_regclass('app.tenants')"), 'app.tenants', 'no other command comes with it');
 
 #
 # Binary values, in one session.
