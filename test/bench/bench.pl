@@ -126,21 +126,21 @@ sub measure
             '-l', "--log-prefix=$log", (map { ('-f', $_) } @{ $way->{scripts} }), $way->{url} || infra_url() ], '>', \$out, '2>', \$err)
       or die "pgbench: $err\n";
     $out =~ /failed transactions: ([1-9]\d*)/ and die "pgbench: $1 failed transactions\n$err\n";
-    my (@first, @times);
+    my @times;
     foreach my $file (glob "$log.*")
     {
         my %seen;
         foreach my $line (split /\n/, slurp_file($file))
         {
             my ($client, undef, $us) = split / /, $line;
-            push @{ $seen{$client}++ ? \@times : \@first }, $us;
+            push @times, $us if $seen{$client}++;
         }
         unlink $file;
     }
-    # One that is so slow that no second one came counts as it is.
-    @times = @first unless @times;
-    @times or die "pgbench did nothing:\n$out\n";
-    return sum(@times) / @times / $clients;
+    return sum(@times) / @times / $clients if @times >= 10 * $clients;
+    # So slow that connecting does not count, but when each client ends does.
+    $out =~ /tps = ([\d.]+) / or die "pgbench printed no tps:\n$out\n";
+    return 1e6 / $1;
 }
 
 # Microseconds of one statement in a psql that stays. A way that would take
