@@ -247,7 +247,7 @@ kr_remote_poll(PGconn *volatile *pg, TimestampTz deadline,
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 					 errmsg("could not start a thread to connect with"),
-					 errhint("The operating system has no thread, file descriptor or memory left.")));
+					 errhint("Earlier attempts to connect are still busy in this session, or the operating system has no thread, file descriptor or memory left.")));
 			break;
 		case KR_THREAD_FINISHED:
 			break;

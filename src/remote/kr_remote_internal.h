@@ -125,7 +125,7 @@ typedef void (*KrThreadFunction) (void *data);
 
 typedef enum KrThreadResult
 {
-	KR_THREAD_NOT_STARTED,		/* no thread or file descriptor left; data is the caller's */
+	KR_THREAD_NOT_STARTED,		/* none left, or too many left behind; data is the caller's */
 	KR_THREAD_FINISHED,			/* data is the caller's again */
 	KR_THREAD_LEFT_BEHIND		/* the deadline has passed; the thread will release data */
 } KrThreadResult;

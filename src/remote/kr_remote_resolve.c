@@ -74,6 +74,7 @@ kr_remote_resolve(const char *host, TimestampTz deadline, const char **reason)
 	switch (kr_thread_run(look_up, free_lookup, lookup, deadline, true))
 	{
 		case KR_THREAD_NOT_STARTED:
+			*reason = "No thread could be started to look it up.";
 			break;
 		case KR_THREAD_LEFT_BEHIND:
 			*reason = "The name server did not answer within kessel.connect_timeout.";

@@ -23,6 +23,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "port/atomics.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -41,7 +42,14 @@ typedef struct Job
 	int			wake[2];		/* the thread closes its end when it has finished */
 } Job;
 
+/*
+ * Threads that may be left behind in a session: a server that asks for hours of
+ * hashing could have one more busy with each statement.
+ */
+#define MAX_LEFT_BEHIND 4
+
 static bool left_one_behind = false;
+static pg_atomic_uint32 left_behind;	/* zero, as static memory is */
 static int	exit_code = -1;		/* -1: the backend is not ending */
 
 /* proc_exit() calls this before it calls exit(). */
@@ -95,6 +103,7 @@ thread_main(void *arg)
 	{
 		job->release(job->data);
 		free_job(job);
+		(void) pg_atomic_fetch_sub_u32(&left_behind, 1);
 	}
 	return NULL;
 }
@@ -147,6 +156,8 @@ end_job(Job *job)
 	pthread_mutex_lock(&job->lock);
 	job->abandoned = true;
 	finished = job->finished;
+	if (!finished)
+		(void) pg_atomic_fetch_add_u32(&left_behind, 1);
 	pthread_mutex_unlock(&job->lock);
 	if (finished)
 		free_job(job);
@@ -198,6 +209,9 @@ kr_thread_run(KrThreadFunction run, KrThreadFunction release, void *data,
 	Job		   *job;
 	bool		finished = false;
 
+	/* To cancel is always tried. */
+	if (interruptible && left_one_behind && pg_atomic_read_u32(&left_behind) >= MAX_LEFT_BEHIND)
+		return KR_THREAD_NOT_STARTED;
 	if (!AcquireExternalFD())
 		return KR_THREAD_NOT_STARTED;
 	job = start_job(run, release, data);

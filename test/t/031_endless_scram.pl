@@ -98,6 +98,24 @@ my $pid = $s->pid;
 $s->quit;
 ok($k->node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), 'the backend ends with its session');
 
+# Statement after statement, only so many threads are busy.
+{
+    my $again = $k->session(tenant => 'endless');
+    my $refused = 0;
+    $again->run("SET statement_timeout = '300ms'");
+    foreach (1 .. 8)
+    {
+        my $r = $again->run('SELECT count(*) FROM data.accounts');
+        $refused++ if $r->{state} eq '53000' && $r->{message} =~ /could not start a thread/;
+    }
+    is($refused, 4, 'the fifth attempt and those after it are refused');
+    my @threads = glob('/proc/' . $again->pid . '/task/*');
+    cmp_ok(scalar @threads, '<=', 5, 'and leave no more threads behind');
+    ok_run($again->run("SET statement_timeout = 0; SET kessel.tenant = 'good'; SELECT slug FROM (SELECT kessel.current_tenant() AS slug) x"), 'good', 'the session lives');
+    $again->quit;
+    connected(4);
+}
+
 # A backend that ends while a thread of its still works takes nobody along.
 foreach my $round (1 .. 8)
 {
