@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "nodes/plannodes.h"
+#include "optimizer/pathnode.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
@@ -114,6 +115,23 @@ kr_modify_user(EState *estate, ResultRelInfo *relinfo)
 #else
 #define kr_row_compare_strategy(row) ((int) (row)->rctype)
 #endif
+
+/* A path of a base relation that takes values from other relations. */
+static inline Path *
+kr_create_lookup_path(PlannerInfo *root, RelOptInfo *rel, double rows,
+					  Cost startup, Cost total, Relids required_outer)
+{
+#if PG_VERSION_NUM >= 180000
+	return (Path *) create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, NIL,
+											required_outer, NULL, NIL, NIL);
+#elif PG_VERSION_NUM >= 170000
+	return (Path *) create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL,
+											required_outer, NULL, NIL, NIL);
+#else
+	return (Path *) create_foreignscan_path(root, rel, NULL, rows, startup, total, NIL,
+											required_outer, NULL, NIL);
+#endif
+}
 
 /* 18 has pg_noreturn instead, which stands in front of a declaration */
 #ifndef pg_attribute_noreturn

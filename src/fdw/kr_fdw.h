@@ -59,6 +59,10 @@ extern void kr_plan_check_estimate(RelOptInfo *rel, Oid relid);
  */
 extern void kr_plan_base(GetForeignRelSize_function callback, PlannerInfo *root,
 						 RelOptInfo *rel, Oid relid);
+
+/* Let a table whose rows get locked be asked row by row, by other tables' values. */
+extern void kr_plan_lookups(PlannerInfo *root, RelOptInfo *rel);
+
 extern void kr_plan_join(GetForeignJoinPaths_function add_paths, PlannerInfo *root,
 						 RelOptInfo *joinrel, RelOptInfo *outerrel,
 						 RelOptInfo *innerrel, JoinType jointype,

@@ -33,6 +33,7 @@
 #include "optimizer/planner.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
@@ -342,6 +343,28 @@ target_text(Clause *clause, List *elems, List **attnums)
 	return buf.data;
 }
 
+/*
+ * set_config('pgrst.inserted', ..., true) <> '-1', by which PostgREST counts the
+ * rows that are updated, to answer 200 rather than 201. It is true of every row.
+ * Which rows they are is known only in the data source, so none is counted.
+ */
+static bool
+is_postgrest_counter(Node *condition)
+{
+	OpExpr	   *op = (OpExpr *) condition;
+	FuncExpr   *call;
+	Const	   *name;
+
+	if (!IsA(condition, OpExpr) || !IsA(linitial(op->args), FuncExpr))
+		return false;
+	call = linitial(op->args);
+	if (call->funcid != F_SET_CONFIG || !IsA(linitial(call->args), Const))
+		return false;
+	name = linitial(call->args);
+	return !name->constisnull && !find_var(condition, NULL) &&
+		strcmp(TextDatumGetCString(name->constvalue), "pgrst.inserted") == 0;
+}
+
 static char *
 action_text(Clause *clause, const OnConflictExpr *conflict)
 {
@@ -376,7 +399,7 @@ action_text(Clause *clause, const OnConflictExpr *conflict)
 						 deparse_source(clause, (Node *) entry->expr));
 		comma = ", ";
 	}
-	if (conflict->onConflictWhere != NULL)
+	if (conflict->onConflictWhere != NULL && !is_postgrest_counter(conflict->onConflictWhere))
 		appendStringInfo(&buf, " WHERE %s", deparse(clause, conflict->onConflictWhere));
 	return buf.data;
 }

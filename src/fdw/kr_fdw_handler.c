@@ -64,6 +64,7 @@ static void
 get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
 	kr_plan_base(planner->GetForeignPaths, root, rel, relid);
+	kr_plan_lookups(root, rel);
 }
 
 static ForeignScan *

@@ -18,6 +18,7 @@
 
 #include <float.h>
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "commands/defrem.h"
 #include "foreign/foreign.h"
@@ -26,6 +27,9 @@
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
+#include "optimizer/paths.h"
+#include "optimizer/prep.h"
+#include "optimizer/restrictinfo.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -218,6 +222,75 @@ cost_option(const ForeignServer *server, const char *name, Cost value)
 			value = strtod(defGetString(option), NULL);
 	}
 	return value;
+}
+
+/* A column of the table, by number, that may be compared in the data source. */
+static bool
+is_column(PlannerInfo *root, RelOptInfo *rel, EquivalenceClass *ec,
+		  EquivalenceMember *em, void *arg)
+{
+	Var		   *var = (Var *) em->em_expr;
+
+	return IsA(var, Var) && var->varno == rel->relid && var->varlevelsup == 0 &&
+		var->varattno == *(AttrNumber *) arg && var->vartype < FirstGenbkiObjectId;
+}
+
+/* Sets of other tables whose rows give the values of this table's columns. */
+static List *
+suppliers(PlannerInfo *root, RelOptInfo *rel)
+{
+	List	   *result = NIL;
+
+	for (AttrNumber attnum = 1; attnum <= rel->max_attr; attnum++)
+	{
+		ListCell   *lc;
+
+		if (bms_is_empty(rel->attr_needed[attnum - rel->min_attr]))
+			continue;
+		foreach(lc, generate_implied_equalities_for_column(root, rel, is_column, &attnum,
+														   rel->lateral_referencers))
+		{
+			RestrictInfo *clause = lfirst_node(RestrictInfo, lc);
+			Relids		others = bms_union(clause->clause_relids, rel->lateral_relids);
+
+			others = bms_del_member(others, rel->relid);
+			if (!bms_is_empty(others) && join_clause_is_movable_to(clause, rel))
+				result = list_append_unique_ptr(result, get_baserel_parampathinfo(root, rel, others));
+		}
+	}
+	return result;
+}
+
+/*
+ * UPDATE ... WHERE id IN (SELECT ...) and the like: all rows that are fetched
+ * get locked. Where the others are few, those that match are asked for one by
+ * one. For a query that locks nothing a trip for each row is no bargain: how
+ * many there will be is an estimate.
+ */
+void
+kr_plan_lookups(PlannerInfo *root, RelOptInfo *rel)
+{
+	const PlanRowMark *mark = get_plan_rowmark(root->rowMarks, rel->relid);
+	ForeignServer *server;
+	ListCell   *lc;
+
+	if (!rel->has_eclass_joins ||
+		!(bms_is_member(rel->relid, root->all_result_relids) ||
+		  (mark != NULL && mark->strength != LCS_NONE)) ||
+		kr_fdw_server(rel->serverid, InvalidOid)->kind == KR_SERVER_BOUND)
+		return;
+
+	server = GetForeignServer(rel->serverid);
+	foreach(lc, suppliers(root, rel))
+	{
+		ParamPathInfo *info = lfirst(lc);
+		Cost		startup = cost_option(server, "fdw_startup_cost", KR_STARTUP_COST);
+		Cost		row = cost_option(server, "fdw_tuple_cost", KR_TUPLE_COST);
+
+		add_path(rel, kr_create_lookup_path(root, rel, info->ppi_rows, startup,
+											startup + row * info->ppi_rows,
+											info->ppi_req_outer));
+	}
 }
 
 /*

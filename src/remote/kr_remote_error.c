@@ -96,6 +96,8 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 	if (hint == NULL && tenant != NULL && tenant[0] != '\0' &&
 		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
 		hint = "Migrate this data source or, if it is ahead of the router tables, bring them up to date from it with kessel.import_tables().";
+	if (hint == NULL && tenant != NULL && tenant[0] != '\0' && strcmp(sqlstate, "42501") == 0)
+		hint = "What counts there are the privileges of the data source's runtime role.";
 
 	if (withhold)
 	{

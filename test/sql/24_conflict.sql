@@ -29,6 +29,23 @@ INSERT INTO goods (id, amount) VALUES (1, 12) ON CONFLICT (id) DO UPDATE SET amo
 \set QUIET on
 SELECT id, article, amount, twice FROM goods ORDER BY id;
 
+-- as PostgREST upserts
+BEGIN;
+WITH pgrst_source AS (
+    INSERT INTO "upsert"."goods" ("id", "article", "amount") SELECT pgrst_body."id", pgrst_body."article", pgrst_body."amount"
+    FROM (SELECT '[{"id": 2, "article": "b", "amount": 21}, {"id": 4, "article": "d", "amount": 40}]'::json AS json_data) pgrst_payload,
+         LATERAL (SELECT "id", "article", "amount" FROM json_to_recordset(pgrst_payload.json_data) AS _("id" integer, "article" text, "amount" integer)) pgrst_body
+    WHERE set_config('pgrst.inserted', (coalesce(nullif(current_setting('pgrst.inserted', true), '')::int, 0) + 1)::text, true) <> '0'
+    ON CONFLICT ("id") DO UPDATE SET "id" = EXCLUDED."id", "article" = EXCLUDED."article", "amount" = EXCLUDED."amount"
+    WHERE set_config('pgrst.inserted', (coalesce(nullif(current_setting('pgrst.inserted', true), '')::int, 0) - 1)::text, true) <> '-1'
+    RETURNING "upsert"."goods".*)
+SELECT count(*), sum(amount), nullif(current_setting('pgrst.inserted', true), '')::int AS counted FROM pgrst_source;
+COMMIT;
+INSERT INTO goods (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET amount = 0 WHERE set_config('other.inserted', '1', true) <> '-1';
+SELECT id, article, amount, twice FROM goods ORDER BY id;
+DELETE FROM goods WHERE id = 4;
+UPDATE goods SET amount = 20 WHERE id = 2;
+
 -- what is computed there, what here, and what is returned
 EXPLAIN (VERBOSE, COSTS OFF)
 INSERT INTO goods AS g (id, article, amount) VALUES (1, 'c', 5) ON CONFLICT (id)

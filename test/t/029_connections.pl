@@ -192,6 +192,11 @@ $worker->run('ROLLBACK');
 ok_run($s->run("$job SKIP LOCKED; COMMIT"), '1', 'what is free again is found');
 ok_run($worker->run("BEGIN; SELECT a.id FROM data.accounts a JOIN data.contacts c ON c.account_id = a.id WHERE a.id = 3 LIMIT 1 FOR UPDATE OF a"), '3', 'in a join');
 ok_run($s->run("SELECT a.id FROM data.accounts a JOIN data.contacts c ON c.account_id = a.id WHERE a.id IN (3, 4) ORDER BY a.id LIMIT 1 FOR SHARE OF a SKIP LOCKED"), '4', 'the locked table has the clause');
+$worker->run('ROLLBACK');
+my $claim = "UPDATE data.accounts SET balance = balance WHERE id IN (SELECT id FROM data.accounts ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED) RETURNING id";
+my $with = "WITH next AS (SELECT id FROM data.accounts ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED) UPDATE data.accounts a SET balance = balance FROM next WHERE next.id = a.id RETURNING a.id";
+ok_run($worker->run("BEGIN; $claim"), "1\n2", 'a worker claims two rows');
+ok_run($s->run("BEGIN; $claim; $with; COMMIT"), "3\n4\n3\n4", 'another claims others, and is not held up');
 $worker->quit;
 $s->run('RESET statement_timeout');
 
