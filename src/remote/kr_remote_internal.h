@@ -70,6 +70,7 @@ struct KrConn
 	char	   *source_name;
 	TimestampTz last_used;
 	TimestampTz idle_limit;		/* the server may close it when it is idle at this time; 0: never */
+	bool		ready;			/* the session's settings have been made */
 	bool		pooled;			/* a transaction pooler: nothing may outlive a transaction there */
 	char		named[NAMEDATALEN]; /* the tenant in the session's application_name; empty: none */
 

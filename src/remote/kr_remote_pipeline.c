@@ -103,6 +103,9 @@ pending_reserve(KrConn *conn, int more)
 static void
 pending_pop(KrConn *conn)
 {
+	/* The first synchronisation point that is reached is that of the settings. */
+	if (pending_head(conn)->kind == KR_PENDING_SYNC && !conn->failed)
+		conn->ready = true;
 	conn->pending_first = (conn->pending_first + 1) % conn->pending_size;
 	conn->pending_count--;
 }

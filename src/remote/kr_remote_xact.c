@@ -160,6 +160,7 @@ open_connection(const KrSource *source)
 	AddWaitEventToSet(conn->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(conn->waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	conn->broken = false;
+	conn->ready = conn->pooled;
 	if (!conn->pooled)
 		send_session_settings(conn);
 	return conn;
@@ -422,6 +423,10 @@ settle(KrConn *conn)
 
 	/* What the transaction has set is undone. */
 	conn->named[0] = '\0';
+
+	/* Nobody knows whether the session's settings were made. */
+	if (!conn->ready)
+		conn->broken = true;
 	if (conn->writer != NULL)
 		kr_writer_release(conn->writer);
 	while (!conn->broken)
@@ -500,13 +505,16 @@ send_commit(KrConn *conn)
 	return conn->await_commit;
 }
 
-/* Stop a query that was not in a transaction block, if it is still running. */
+/*
+ * Stop a query that was not in a transaction block, if it is still running, and
+ * end what was to go before one that was never sent.
+ */
 static void
 finish_alone(KrConn *conn)
 {
 	if (conn->reader != NULL)
 		kr_stream_abandon(conn->reader);
-	if (conn->failed ||
+	if (conn->failed || conn->unsynced ||
 		(kr_conn_query_is_pending(conn) && !kr_conn_take_arrived(conn)))
 		settle(conn);
 }

@@ -36,6 +36,19 @@ $k->exec('CREATE FUNCTION far.count() RETURNS bigint LANGUAGE sql SECURITY DEFIN
       . 'ALTER FUNCTION far.count() OWNER TO app');
 ok_run($k->run('SELECT far.count()', user => 'stranger'), '5', 'within a SECURITY DEFINER function, too');
 
+# A connection whose settings could not be made is not used.
+{
+    $k->data_exec($d, 'REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) FROM PUBLIC');
+    my $s = $k->session(user => 'app');
+    like_error($s->run($count), '42501', qr/permission denied for function set_config/, 'no settings, first') foreach 1 .. 2;
+    $s->run("BEGIN; SAVEPOINT a; $count");
+    isnt($s->run("ROLLBACK TO a; $count")->{state}, '', 'nor after a savepoint');
+    $s->run('ROLLBACK');
+    $k->data_exec($d, 'GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO PUBLIC');
+    ok_run($s->run($count), '5', 'with them it works');
+    $s->quit;
+}
+
 # A wrong password, and what an error tells.
 $k->exec("CREATE USER MAPPING FOR stranger SERVER solo OPTIONS (user '$d->{runtime}', password '$mark-wrong')");
 my $r = $k->run($count, user => 'stranger');
