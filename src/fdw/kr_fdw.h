@@ -174,6 +174,9 @@ extern void kr_fdw_refuse_remote_estimate(void) pg_attribute_noreturn();
 
 /* ---------- kr_fdw_sql.c ---------- */
 
+/* An option of a table, column, server or mapping; NULL where it is not set. */
+extern const char *kr_fdw_option(List *options, const char *name);
+
 /*
  * A deparsed statement on these tables (OIDs), made fit for the target; and the
  * target told whether errors may repeat values of these tables.

@@ -301,6 +301,6 @@ kr_copier_end(KrCopier *copier)
 	if (copier->buf.len > 0)
 		put(copier);
 	copier->conn = NULL;
-	(void) kr_copy_end(conn, copier->sql);
+	kr_copy_end(conn, copier->sql);
 	kr_shape_confirm(copier->target, copier->table);
 }

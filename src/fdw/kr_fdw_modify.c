@@ -21,7 +21,6 @@
 
 #include "access/sysattr.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
 #include "executor/executor.h"
 #include "foreign/foreign.h"
 #include "nodes/plannodes.h"
@@ -141,21 +140,11 @@ static int
 batch_size_option(Relation rel)
 {
 	ForeignTable *table = GetForeignTable(RelationGetRelid(rel));
-	List	   *lists[] = {table->options, GetForeignServer(table->serverid)->options};
+	const char *value = kr_fdw_option(table->options, "batch_size");
 
-	for (int i = 0; i < lengthof(lists); i++)
-	{
-		ListCell   *cell;
-
-		foreach(cell, lists[i])
-		{
-			DefElem    *option = lfirst_node(DefElem, cell);
-
-			if (strcmp(option->defname, "batch_size") == 0)
-				return pg_strtoint32(defGetString(option));
-		}
-	}
-	return 0;
+	if (value == NULL)
+		value = kr_fdw_option(GetForeignServer(table->serverid)->options, "batch_size");
+	return value ? pg_strtoint32(value) : 0;
 }
 
 static void

@@ -3,10 +3,11 @@
  *	  Options of servers, user mappings, tables and columns, and the target of
  *	  a statement.
  *
- * Ours are `tenant` and `data_source` of a server, `secret` of a user mapping,
- * `remote_default` and `sensitive` of a column. Everything else is postgres_fdw's and is checked by its own
- * validator. A validator is told of one object's options alone: what depends
- * on the server that a mapping or table belongs to is refused when it is used.
+ * Ours are `tenant`, `data_source` and `pooler` of a server, `secret` of a user
+ * mapping, `remote_default` and `sensitive` of a column. Everything else is
+ * postgres_fdw's and is checked by its own validator. A validator is told of one
+ * object's options alone: what depends on the server that a mapping or table
+ * belongs to is refused when it is used.
  */
 #include "postgres.h"
 

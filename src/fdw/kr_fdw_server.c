@@ -179,21 +179,6 @@ find_secret(const char *secret, const ForeignServer *server, KrSource *source)
 
 /* ---------- building what is cached ---------- */
 
-static const char *
-find_option(List *options, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, options)
-	{
-		DefElem    *option = lfirst_node(DefElem, cell);
-
-		if (strcmp(option->defname, name) == 0)
-			return defGetString(option);
-	}
-	return NULL;
-}
-
 static bool
 find_bool(List *options, const char *name, bool value)
 {
@@ -274,8 +259,8 @@ build_source(const ForeignServer *server, Oid userid, KrSource *source)
 {
 	UserMapping *mapping = GetUserMapping(userid, server->serverid);
 	int			most = list_length(server->options) + list_length(mapping->options);
-	const char *secret = find_option(mapping->options, "secret");
-	const char *pooler = find_option(server->options, "pooler");
+	const char *secret = kr_fdw_option(mapping->options, "secret");
+	const char *pooler = kr_fdw_option(server->options, "pooler");
 
 	make_id(&source->id, server->serverid, mapping->umid);
 	source->serverid = server->serverid;
@@ -326,8 +311,8 @@ static void
 build_server(Oid serverid, Oid userid, KrServer *result)
 {
 	ForeignServer *server = GetForeignServer(serverid);
-	const char *tenant = find_option(server->options, "tenant");
-	const char *data_source = find_option(server->options, "data_source");
+	const char *tenant = kr_fdw_option(server->options, "tenant");
+	const char *data_source = kr_fdw_option(server->options, "data_source");
 
 	memset(result, 0, sizeof(*result));
 	result->kind = KR_SERVER_ROUTER;

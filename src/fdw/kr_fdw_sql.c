@@ -18,8 +18,8 @@
 /* As postgres_fdw deparses the marker: it is no plain identifier. */
 #define QUOTED_MARKER "\"" KR_TENANT_SCHEMA_MARKER "\""
 
-static const char *
-option(List *options, const char *name)
+const char *
+kr_fdw_option(List *options, const char *name)
 {
 	ListCell   *cell;
 
@@ -45,7 +45,7 @@ check_schemas(const KrFdwTarget *target, List *relids)
 	foreach(cell, relids)
 	{
 		Oid			relid = lfirst_oid(cell);
-		const char *schema = option(GetForeignTable(relid)->options, "schema_name");
+		const char *schema = kr_fdw_option(GetForeignTable(relid)->options, "schema_name");
 
 		if (schema == NULL || strcmp(schema, KR_TENANT_SCHEMA_MARKER) != 0)
 			ereport(ERROR,
@@ -139,7 +139,7 @@ kr_fdw_adapt_sql(const char *sql, KrFdwTarget *target, List *relids)
 const char *
 kr_fdw_column_name(Relation rel, int attnum)
 {
-	const char *name = option(GetForeignColumnOptions(RelationGetRelid(rel), attnum),
+	const char *name = kr_fdw_option(GetForeignColumnOptions(RelationGetRelid(rel), attnum),
 							  "column_name");
 
 	return name ? name :
@@ -149,7 +149,7 @@ kr_fdw_column_name(Relation rel, int attnum)
 const char *
 kr_fdw_table_name(Relation rel)
 {
-	const char *table = option(GetForeignTable(RelationGetRelid(rel))->options, "table_name");
+	const char *table = kr_fdw_option(GetForeignTable(RelationGetRelid(rel))->options, "table_name");
 
 	return table ? table : RelationGetRelationName(rel);
 }
@@ -159,7 +159,7 @@ void
 kr_fdw_append_table_name(StringInfo buf, Relation rel)
 {
 	List	   *options = GetForeignTable(RelationGetRelid(rel))->options;
-	const char *schema = option(options, "schema_name");
+	const char *schema = kr_fdw_option(options, "schema_name");
 
 	if (schema == NULL)
 		schema = get_namespace_name(RelationGetNamespace(rel));

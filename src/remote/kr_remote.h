@@ -136,12 +136,12 @@ extern void kr_writer_release(KrWriter *writer);
  * COPY ... FROM STDIN on a leased connection. The writer must be claimed before.
  * kr_copy_put() returns when the socket has taken the data; kr_copy_heard() tells
  * whether the server has said something in the meantime, which is an error most
- * of the time: end the COPY then. The end gives the number of rows.
+ * of the time: end the COPY then.
  */
 extern void kr_copy_begin(KrConn *conn, const char *sql);
 extern void kr_copy_put(KrConn *conn, const char *data, int length);
 extern bool kr_copy_heard(KrConn *conn);
-extern uint64 kr_copy_end(KrConn *conn, const char *sql);
+extern void kr_copy_end(KrConn *conn, const char *sql);
 
 extern void kr_remote_init(void);
 

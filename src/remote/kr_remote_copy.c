@@ -200,11 +200,9 @@ kr_copy_heard(KrConn *conn)
 	return true;
 }
 
-uint64
+void
 kr_copy_end(KrConn *conn, const char *sql)
 {
-	uint64		rows;
-
 	if (PQputCopyEnd(conn->pg, NULL) <= 0)
 		kr_conn_lost(conn);
 	flush(conn);
@@ -212,11 +210,9 @@ kr_copy_end(KrConn *conn, const char *sql)
 		kr_conn_lost(conn);
 	if (PQresultStatus(conn->result) != PGRES_COMMAND_OK)
 		fail(conn, sql);
-	rows = strtoull(PQcmdTuples(conn->result), NULL, 10);
 	if (next_answer(conn) != NULL)
 		fail(conn, sql);
 	leave(conn);
-	return rows;
 }
 
 /*

@@ -271,7 +271,7 @@ out_of_step(KrConn *conn)
 	ereport(ERROR,
 			(errcode(ERRCODE_PROTOCOL_VIOLATION),
 			 errmsg("data source \"%s\" sent an answer to something else", conn->source_name),
-			 errhint("Is there a pooler in between? It must be in session mode.")));
+			 errhint("If there is a pooler in between that works by transaction, say so with the option pooler.")));
 }
 
 /* Wait for the next result, into conn->result. */
