@@ -6,12 +6,14 @@
 
 #include "fmgr.h"
 
+#include "kr_audit.h"
 #include "kr_error.h"
 #include "kr_fdw_conflict.h"
 #include "kr_fdw.h"
 #include "kr_guc.h"
 #include "kr_remote.h"
 #include "kr_route.h"
+#include "kr_session.h"
 #include "kr_vault.h"
 
 PG_MODULE_MAGIC;
@@ -23,6 +25,8 @@ _PG_init(void)
 {
 	kr_guc_init();
 	kr_error_init();
+	kr_audit_init();
+	kr_session_init();
 	kr_vault_init();
 	kr_route_init();
 	kr_remote_init();

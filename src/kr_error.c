@@ -78,6 +78,7 @@ static const ErrorData *replaced = NULL;
 static void emit_log(ErrorData *edata);
 static void emit_replacement(ErrorData *edata);
 static void hide_in_place(ErrorData *edata);
+static bool is_audit(const ErrorData *edata);
 static bool record_has_secret(const ErrorData *edata);
 static bool statement_is_hidden(void);
 static bool text_names_secret(const char *text);
@@ -194,9 +195,19 @@ hide_in_place(ErrorData *edata)
 												"The statement carries a secret; the detail is withheld.");
 }
 
+/* No SQL can give a record this format: RAISE fills in a "%s". */
+static bool
+is_audit(const ErrorData *edata)
+{
+	return edata->message_id != NULL &&
+		strcmp(edata->message_id, KR_ERROR_AUDIT_FORMAT) == 0;
+}
+
 static bool
 record_has_secret(const ErrorData *edata)
 {
+	if (is_audit(edata))
+		return false;
 	return statement_is_hidden() ||
 		text_names_secret(debug_query_string) ||
 		text_names_secret(edata->message) ||

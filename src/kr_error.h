@@ -33,6 +33,12 @@ extern void kr_error_hide_statement(const char *label);
 /* In a PG_CATCH: rethrow the current error without statement text and context. */
 extern void kr_error_rethrow_hidden(MemoryContext cxt) pg_attribute_noreturn();
 
+/*
+ * The format of a line that the audit writes, with errmsg_internal(). It holds
+ * no text of a statement and is logged whatever statement runs.
+ */
+#define KR_ERROR_AUDIT_FORMAT "kessel_audit: %s"
+
 extern void kr_error_init(void);
 
 #endif							/* KR_ERROR_H */

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_collation.h"
 #include "miscadmin.h"
@@ -20,6 +21,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
+#include "kr_audit.h"
 #include "kr_guc.h"
 #include "kr_session.h"
 
@@ -183,6 +185,46 @@ kr_session_user_id(pg_uuid_t *user_id)
 	if (parsed->has_user)
 		*user_id = parsed->user_id;
 	return parsed->has_user;
+}
+
+/*
+ * For the audit, which must go on whatever stands in the claims: malformed ones
+ * name nobody, and are not parsed again for each record.
+ */
+static bool
+user_id_for_audit(pg_uuid_t *user_id)
+{
+	static char *malformed = NULL;
+	const char *text = GetConfigOption("request.jwt.claims", true, false);
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool found = false;
+
+	if (text == NULL || text[0] == '\0' || !IsTransactionState() ||
+		(malformed != NULL && strcmp(malformed, text) == 0))
+		return false;
+
+	PG_TRY();
+	{
+		found = kr_session_user_id(user_id);
+	}
+	PG_CATCH();
+	{
+		/* Parsing takes no locks and opens nothing: there is nothing to undo. */
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		if (malformed != NULL)
+			pfree(malformed);
+		malformed = NULL;
+		malformed = MemoryContextStrdup(TopMemoryContext, text);
+	}
+	PG_END_TRY();
+	return found;
+}
+
+void
+kr_session_init(void)
+{
+	kr_audit_set_user_provider(user_id_for_audit);
 }
 
 Oid

@@ -39,4 +39,6 @@ extern bool kr_session_is_superuser(void);
 /* True where text is a uuid in its canonical lowercase form; fills *uuid. */
 extern bool kr_session_parse_uuid(const char *text, pg_uuid_t *uuid);
 
+extern void kr_session_init(void);
+
 #endif							/* KR_SESSION_H */

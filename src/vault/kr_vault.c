@@ -31,6 +31,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
+#include "kr_audit.h"
 #include "kr_compat.h"
 #include "kr_error.h"
 #include "kr_spi.h"
@@ -79,10 +80,17 @@ kr_vault_open(const pg_uuid_t *secret_id, const char *purpose)
 
 	kr_spi_begin(&scope);
 	if (!kr_rows_read_secret(secret_id, &row))
+	{
+		kr_audit_record(&(KrAuditEvent) {
+						.action = "open",.purpose = purpose,.secret_id = secret_id,
+						.sqlerrcode = ERRCODE_NO_DATA,.reason = "no such secret"
+		});
 		raise_no_secret(secret_id);
+	}
 
 	MemoryContextSwitchTo(caller);
 	result = kr_vault_open_row(&row, &secret);
+	kr_vault_record_open(&row, purpose, result, false);
 
 	switch (result)
 	{
@@ -267,6 +275,43 @@ kr_vault_open_row(const KrSecretRow *row, KrSecret **secret)
 	}
 	*secret = from_utf8(result);
 	return KR_OPEN_OK;
+}
+
+void
+kr_vault_record_open(const KrSecretRow *row, const char *purpose,
+					 KrOpenResult result, bool gather)
+{
+	KrAuditEvent event = {
+		.action = "open",
+		.purpose = purpose,
+		.tenant_id = row->has_tenant ? &row->tenant_id : NULL,
+		.secret_id = &row->id,
+		.version = row->version,
+		.ok = result == KR_OPEN_OK
+	};
+
+	switch (result)
+	{
+		case KR_OPEN_OK:
+			break;
+		case KR_OPEN_SEALED:
+			event.sqlerrcode = KR_ERR_VAULT_SEALED;
+			event.reason = "sealed";
+			break;
+		case KR_OPEN_NO_KEY:
+			event.sqlerrcode = KR_ERR_VAULT_CANNOT_OPEN;
+			event.reason = "no key";
+			break;
+		case KR_OPEN_ALTERED:
+			event.sqlerrcode = KR_ERR_VAULT_CANNOT_OPEN;
+			event.reason = "altered";
+			break;
+	}
+
+	if (gather)
+		kr_audit_gather(&event);
+	else
+		kr_audit_record(&event);
 }
 
 void

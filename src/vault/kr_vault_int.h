@@ -31,6 +31,13 @@ typedef enum KrOpenResult
 extern KrOpenResult kr_vault_open_row(const KrSecretRow *row, KrSecret **secret);
 
 /*
+ * Records how an open has ended, before plaintext or an error goes out; gather
+ * for opens that come row by row.
+ */
+extern void kr_vault_record_open(const KrSecretRow *row, const char *purpose,
+								 KrOpenResult result, bool gather);
+
+/*
  * key_id may be NULL: the tenant's active key. With a key and no tenant the
  * secret belongs to the key's. In an update NULL leaves things as they are.
  */

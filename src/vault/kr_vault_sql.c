@@ -130,6 +130,7 @@ kr_vault_sql_open(PG_FUNCTION_ARGS)
 {
 	KrSecretRow row = {0};
 	KrSecret   *secret = NULL;
+	KrOpenResult opened;
 	text	   *result;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(4) ||
@@ -160,7 +161,9 @@ kr_vault_sql_open(PG_FUNCTION_ARGS)
 		memcpy(row.key.wrapped, VARDATA_ANY(PG_GETARG_BYTEA_PP(10)), KR_WRAPPED_KEY_BYTES);
 	}
 
-	switch (kr_vault_open_row(&row, &secret))
+	opened = kr_vault_open_row(&row, &secret);
+	kr_vault_record_open(&row, "reveal", opened, true);
+	switch (opened)
 	{
 		case KR_OPEN_OK:
 			break;
