@@ -15,6 +15,7 @@
 #include "kr_route.h"
 #include "kr_session.h"
 #include "kr_vault.h"
+#include "kr_watch.h"
 
 PG_MODULE_MAGIC;
 
@@ -27,6 +28,7 @@ _PG_init(void)
 	kr_error_init();
 	kr_audit_init();
 	kr_session_init();
+	kr_watch_init();
 	kr_vault_init();
 	kr_route_init();
 	kr_remote_init();

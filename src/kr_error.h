@@ -22,6 +22,7 @@
 #define KR_ERR_CROSS_TENANT_WRITE	MAKE_SQLSTATE('K', 'R', '0', '0', '9')
 #define KR_ERR_VAULT_SEALED			MAKE_SQLSTATE('K', 'R', '0', '1', '0')	/* no root key, or the wrong one */
 #define KR_ERR_VAULT_CANNOT_OPEN	MAKE_SQLSTATE('K', 'R', '0', '1', '1')	/* altered, or destroyed key */
+#define KR_ERR_SECRET_EXPIRED		MAKE_SQLSTATE('K', 'R', '0', '1', '2')
 
 /*
  * From here to the end of the statement its text carries a secret: keep it out

@@ -24,6 +24,7 @@ int			kr_guc_max_idle_connections = 32;
 char	   *kr_guc_root_key_command = NULL;
 char	   *kr_guc_root_key_file = NULL;
 int			kr_guc_root_key_timeout = 10;
+int			kr_guc_secret_versions = 10;
 char	   *kr_guc_tenant = NULL;
 
 static bool check_tenant(char **newval, void **extra, GucSource source);
@@ -112,6 +113,19 @@ kr_guc_init(void)
 							600,
 							PGC_SIGHUP,
 							GUC_UNIT_S,
+							NULL,
+							NULL,
+							NULL);
+
+	DefineCustomIntVariable("kessel.secret_versions",
+							"Sets how many former versions of each secret the vault keeps.",
+							"They can be listed in vault.secret_versions and rolled back to.",
+							&kr_guc_secret_versions,
+							10,
+							0,
+							1000,
+							PGC_SUSET,
+							0,
 							NULL,
 							NULL,
 							NULL);

@@ -12,6 +12,7 @@ extern int	kr_guc_max_idle_connections;
 extern char *kr_guc_root_key_command;
 extern char *kr_guc_root_key_file;
 extern int	kr_guc_root_key_timeout;	/* seconds */
+extern int	kr_guc_secret_versions;
 extern char *kr_guc_tenant;
 
 /* True for what can name a tenant, see kr_guc.c. */

@@ -25,5 +25,4 @@ END
 $$;
 
 REVOKE ALL ON SCHEMA kessel, app, vault FROM PUBLIC;
-GRANT USAGE ON SCHEMA kessel, app TO kessel_admin, kessel_service, kessel_user;
-GRANT USAGE ON SCHEMA vault TO kessel_admin;
+GRANT USAGE ON SCHEMA kessel, app, vault TO kessel_admin, kessel_service, kessel_user;

@@ -82,10 +82,10 @@ SELECT pg_catalog.pg_extension_config_dump('app.data_source_credentials', '');
 SELECT pg_catalog.pg_extension_config_dump('app.tenants', '');
 SELECT pg_catalog.pg_extension_config_dump('app.user_tenants', '');
 
--- A change of any of these rows reaches every backend's route cache at commit.
-CREATE FUNCTION kessel._invalidate_routes() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'kr_route_invalidate';
-REVOKE ALL ON FUNCTION kessel._invalidate_routes() FROM PUBLIC;
+-- A change of any of these rows reaches every backend's caches at commit.
+CREATE FUNCTION kessel._changed() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'kr_watch_changed';
+REVOKE ALL ON FUNCTION kessel._changed() FROM PUBLIC;
 
 CREATE FUNCTION kessel._touch() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -104,11 +104,11 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', tab);
         EXECUTE pg_catalog.format('CREATE TRIGGER touch BEFORE UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION kessel._touch()', tab);
     END LOOP;
-    FOREACH tab IN ARRAY ARRAY['app.data_sources', 'app.data_source_credentials', 'app.tenants', 'app.user_tenants', 'vault.secrets', 'vault.keys'] LOOP
-        EXECUTE pg_catalog.format('CREATE TRIGGER invalidate_routes AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION kessel._invalidate_routes()', tab);
-        EXECUTE pg_catalog.format('CREATE TRIGGER invalidate_routes_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION kessel._invalidate_routes()', tab);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER invalidate_routes', tab);
-        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER invalidate_routes_truncate', tab);
+    FOREACH tab IN ARRAY ARRAY['app.data_sources', 'app.data_source_credentials', 'app.tenants', 'app.user_tenants', 'vault.secrets', 'vault.keys', 'vault.secret_grants'] LOOP
+        EXECUTE pg_catalog.format('CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION kessel._changed()', tab);
+        EXECUTE pg_catalog.format('CREATE TRIGGER changed_truncate AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION kessel._changed()', tab);
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed', tab);
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed_truncate', tab);
     END LOOP;
 END
 $$;

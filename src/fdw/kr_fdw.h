@@ -101,9 +101,6 @@ extern const KrServer *kr_fdw_server(Oid serverid, Oid userid);
 /* True for what libpq takes and a user may set, on a server or in a mapping. */
 extern bool kr_fdw_is_connection_option(const char *name);
 
-/* True for who may read what the vault keeps. */
-extern bool kr_fdw_may_read_secrets(Oid role);
-
 extern void kr_fdw_server_init(void);
 
 /* ---------- kr_fdw_ship.c ---------- */

@@ -23,6 +23,7 @@
 #include "kr_error.h"
 #include "kr_fdw.h"
 #include "kr_session.h"
+#include "kr_vault.h"
 
 PG_FUNCTION_INFO_V1(kr_fdw_validator);
 
@@ -145,19 +146,26 @@ kr_fdw_refuse_remote_estimate(void)
 
 /*
  * Whoever names a secret can have it sent to a host of his choice, so he must
- * be one who may read it. Whether it is there is seen when it is used: a dump
- * is restored with its mappings first.
+ * be one who may read it. For a superuser it need not be there yet: a dump is
+ * restored with its mappings first.
  */
 static void
 check_secret(DefElem *option)
 {
+	pg_uuid_t	id;
+	int32		version;
+
 	check_not_empty(option);
-	if (!kr_fdw_may_read_secrets(GetUserId()))
+	if (superuser())
+		return;
+	if (!kr_vault_find(defGetString(option), &id, &version) ||
+		!kr_vault_may(GetUserId(), &id, KR_PRIVILEGE_REVEAL))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to use a secret in a user mapping"),
-				 errdetail("It needs SELECT on vault.decrypted_secrets and EXECUTE on vault._open(), as reading the secret does."),
-				 errhint("Write the password into the user mapping, or let a superuser make it.")));
+				 errmsg("permission denied to use this secret in a user mapping"),
+				 errdetail("The role \"%s\" has not the privilege \"reveal\" on a secret of this name.",
+						   GetUserNameFromId(GetUserId(), false)),
+				 errhint("Write the password into the user mapping, or let someone make it who has the privilege, see vault.grant_secret().")));
 }
 
 /* True where postgres_fdw must check it. */

@@ -14,8 +14,8 @@
  *
  * A mapping may name a secret of the vault. Whoever may say to which host a
  * secret is sent can read it, so both who writes the mapping (checked by the
- * validator) and who owns the server (checked here, each time) must be allowed
- * to read secrets.
+ * validator) and who owns the server (checked here, each time) must have the
+ * privilege to reveal it.
  */
 #include "postgres.h"
 
@@ -32,7 +32,6 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/catcache.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -42,7 +41,8 @@
 #include "kr_error.h"
 #include "kr_fdw.h"
 #include "kr_session.h"
-#include "kr_spi.h"
+#include "kr_vault.h"
+#include "kr_watch.h"
 
 /* The extension's own: it is never anything but a router. */
 #define KR_ROUTER_SERVER "kessel_router"
@@ -62,9 +62,7 @@ typedef struct ServerEntry
 static MemoryContext cache_cxt = NULL;
 static HTAB *cache = NULL;
 static bool cache_is_stale = true;
-
-/* app.tenants, whose relcache invalidation tells of changed secrets, too. */
-static Oid	watched_relation = InvalidOid;
+static uint64 cache_generation = 0;
 
 /* Parent of the caches that were replaced in this transaction. */
 static MemoryContext replaced_caches = NULL;
@@ -101,80 +99,20 @@ kr_fdw_is_connection_option(const char *name)
 
 /* ---------- secrets ---------- */
 
-/* Without asking whether the current user may look into the schema. */
-static Oid
-function_oid(const char *name, Oid schema)
-{
-	CatCList   *list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
-	Oid			function = InvalidOid;
-
-	for (int i = 0; i < list->n_members; i++)
-	{
-		Form_pg_proc form = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
-
-		if (form->pronamespace == schema)
-			function = form->oid;
-	}
-	ReleaseSysCacheList(list);
-	return function;
-}
-
-/* Privileges on the view do not extend to the function that opens them. */
-bool
-kr_fdw_may_read_secrets(Oid role)
-{
-	Oid			schema;
-	Oid			view;
-	Oid			function;
-
-	if (superuser_arg(role))
-		return true;
-	schema = get_namespace_oid("vault", true);
-	if (!OidIsValid(schema) || !kr_may_use_schema(schema, role))
-		return false;
-	view = get_relname_relid("decrypted_secrets", schema);
-	function = function_oid("_open", schema);
-	return OidIsValid(view) && OidIsValid(function) &&
-		pg_class_aclcheck(view, role, ACL_SELECT) == ACLCHECK_OK &&
-		kr_may_execute(function, role);
-}
-
 /* Fills in the secret's id; adds its version to the stamp. */
 static void
 find_secret(const char *secret, const ForeignServer *server, KrSource *source)
 {
-	static SPIPlanPtr by_name = NULL;
-	static SPIPlanPtr by_id = NULL;
-	static const Oid text_arg[] = {TEXTOID};
-	static const Oid uuid_arg[] = {UUIDOID};
-	KrSpi		spi;
-	Datum		value;
-	bool		isnull;
+	int32		version;
 
-	kr_spi_begin(&spi);
-	if (kr_session_parse_uuid(secret, &source->secret_id))
-	{
-		value = UUIDPGetDatum(&source->secret_id);
-		kr_spi_read(&by_id, "SELECT id, version::text FROM vault.secrets WHERE id = $1",
-					1, uuid_arg, &value);
-	}
-	else
-	{
-		value = CStringGetTextDatum(secret);
-		kr_spi_read(&by_name, "SELECT id, version::text FROM vault.secrets WHERE name = $1",
-					1, text_arg, &value);
-	}
-	if (SPI_processed != 1)
+	if (!kr_vault_find(secret, &source->secret_id, &version))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("secret \"%s\" does not exist", secret),
 				 errdetail("A user mapping for server \"%s\" names it.", server->servername),
 				 errhint("Create it with vault.create_secret(), or change the user mapping.")));
-	source->secret_id = *DatumGetUUIDP(SPI_getbinval(SPI_tuptable->vals[0],
-													 SPI_tuptable->tupdesc, 1, &isnull));
 	source->has_secret = true;
-	source->stamp = kr_source_stamp_text(source->stamp, kr_spi_text(0, 2, CurrentMemoryContext));
-	kr_spi_end(&spi);
+	source->stamp = kr_source_stamp_text(source->stamp, psprintf("%d", version));
 }
 
 /* ---------- building what is cached ---------- */
@@ -349,13 +287,6 @@ syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 static void
-relcache_callback(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == watched_relation)
-		cache_is_stale = true;
-}
-
-static void
 xact_callback(XactEvent event, void *arg)
 {
 	switch (event)
@@ -377,9 +308,9 @@ static void
 freshen_cache(void)
 {
 	HASHCTL		ctl;
-	Oid			schema;
+	uint64		generation = kr_watch_generation();
 
-	if (cache != NULL && !cache_is_stale)
+	if (cache != NULL && !cache_is_stale && cache_generation == generation)
 		return;
 	if (cache_cxt != NULL)
 	{
@@ -392,8 +323,7 @@ freshen_cache(void)
 	}
 
 	cache_is_stale = false;
-	schema = get_namespace_oid("app", true);
-	watched_relation = OidIsValid(schema) ? get_relname_relid("tenants", schema) : InvalidOid;
+	cache_generation = generation;
 	cache_cxt = AllocSetContextCreate(TopMemoryContext, "kessel servers",
 									  ALLOCSET_SMALL_SIZES);
 	ctl.keysize = sizeof(ServerKey);
@@ -402,16 +332,17 @@ freshen_cache(void)
 	cache = hash_create("kessel servers", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-/* Privileges on the vault are not what the cache is told of. */
+/* Who decides to which host a secret is sent can read it. */
 static const KrServer *
 check_secret(const KrServer *server)
 {
-	if (server->source.has_secret && !kr_fdw_may_read_secrets(server->owner))
+	if (server->source.has_secret &&
+		!kr_vault_may(server->owner, &server->source.secret_id, KR_PRIVILEGE_REVEAL))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("no secret can be used for server \"%s\"", server->name),
-				 errdetail("Its owner, who decides to which host it is sent, may not read secrets."),
-				 errhint("Give the server to a superuser with ALTER SERVER ... OWNER TO, or write the password into the user mapping.")));
+				 errdetail("Its owner, who decides to which host it is sent, may not read the secret."),
+				 errhint("Give the server to a superuser with ALTER SERVER ... OWNER TO, grant its owner the privilege reveal with vault.grant_secret(), or write the password into the user mapping.")));
 	return server;
 }
 
@@ -433,7 +364,7 @@ kr_fdw_server(Oid serverid, Oid userid)
 	for (;;)
 	{
 		build_server(serverid, userid, &server);
-		if (!cache_is_stale)
+		if (!cache_is_stale && cache_generation == kr_watch_generation())
 			break;
 		freshen_cache();
 	}
@@ -447,7 +378,5 @@ kr_fdw_server_init(void)
 {
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, syscache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, syscache_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHOID, syscache_callback, (Datum) 0);
-	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 	RegisterXactCallback(xact_callback, NULL);
 }

@@ -4,10 +4,9 @@
  *
  * Owns three hash tables in one memory context: routes by the name under which
  * a tenant was asked for, data sources by id and purpose, and memberships that
- * were found. Row triggers on the tables behind them send a relcache
- * invalidation at commit; its callback only raises a flag. The next lookup then
- * starts a new cache, and the old one lives to the end of the transaction,
- * because plans that are running point into it.
+ * were found. After a change of the tables behind them (kr_watch.h) the next
+ * lookup starts a new cache, and the old one lives to the end of the
+ * transaction, because plans that are running point into it.
  *
  * Rows are read with the newest snapshot. Were an older one used, an
  * invalidation could be consumed after the snapshot was taken and before the
@@ -18,23 +17,20 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
-#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "kr_error.h"
 #include "kr_route.h"
 #include "kr_session.h"
 #include "kr_spi.h"
+#include "kr_vault.h"
+#include "kr_watch.h"
 
 #define KR_TENANT_NAME_MAX 64
 
@@ -74,15 +70,10 @@ typedef struct RouteCache
 } RouteCache;
 
 static RouteCache cache;
-static bool cache_is_stale = false;
+static uint64 cache_generation = 0;
 
 /* Parent of the caches that were replaced in this transaction. */
 static MemoryContext replaced_caches = NULL;
-
-/* app.tenants, whose relcache invalidation tells of any change. */
-static Oid	watched_relation = InvalidOid;
-
-PG_FUNCTION_INFO_V1(kr_route_invalidate);
 
 const char *
 kr_isolation_name(KrIsolation isolation)
@@ -109,38 +100,7 @@ isolation_of_text(const char *text)
 	return KR_ISOLATION_DATABASE;
 }
 
-/* ---------- invalidation ---------- */
-
-static Oid
-watched_relation_oid(void)
-{
-	Oid			schema = get_namespace_oid("app", true);
-
-	return OidIsValid(schema) ? get_relname_relid("tenants", schema) : InvalidOid;
-}
-
-/*
- * Row and truncate trigger of every table that a route is made from. All send
- * the same message; the invalidation of app.tenants stands for "any of them".
- */
-Datum
-kr_route_invalidate(PG_FUNCTION_ARGS)
-{
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("kessel._invalidate_routes() must be called as a trigger")));
-
-	CacheInvalidateRelcacheByRelid(watched_relation_oid());
-	return PointerGetDatum(NULL);
-}
-
-static void
-relcache_callback(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == watched_relation)
-		cache_is_stale = true;
-}
+/* ---------- the cache ---------- */
 
 static void
 xact_callback(XactEvent event, void *arg)
@@ -174,8 +134,9 @@ create_table(const char *name, Size keysize, Size entrysize, int flags)
 static void
 freshen_cache(void)
 {
-	AcceptInvalidationMessages();
-	if (cache.members != NULL && !cache_is_stale &&
+	uint64		generation = kr_watch_generation();
+
+	if (cache.members != NULL && cache_generation == generation &&
 		hash_get_num_entries(cache.routes) < MAX_CACHED_ROUTES &&
 		hash_get_num_entries(cache.members) < MAX_CACHED_ROUTES)
 		return;
@@ -190,8 +151,7 @@ freshen_cache(void)
 		memset(&cache, 0, sizeof(cache));
 	}
 
-	watched_relation = watched_relation_oid();
-	cache_is_stale = false;
+	cache_generation = generation;
 	cache.cxt = AllocSetContextCreate(TopMemoryContext, "kessel routes",
 									  ALLOCSET_SMALL_SIZES);
 	cache.routes = create_table("kessel routes", KR_TENANT_NAME_MAX,
@@ -213,9 +173,17 @@ freshen_cache(void)
 		kr_spi_begin(&spi_); \
 		fill; \
 		kr_spi_end(&spi_); \
-	} while (cache_is_stale)
+	} while (cache_generation != kr_watch_generation())
 
 /* ---------- data sources ---------- */
+
+/* A credential is opened for those who may use it, also where a connection is kept. */
+static void
+check_credential(const KrSource *source, const char *purpose)
+{
+	if (source->has_secret)
+		kr_vault_demand(kr_session_role(), &source->secret_id, KR_PRIVILEGE_USE, purpose);
+}
 
 #define SOURCE_QUERY \
 	"SELECT s.id, s.name, s.isolation, s.status, s.agent_version," \
@@ -351,6 +319,7 @@ kr_source_by_id(const pg_uuid_t *id, const char *purpose)
 				(errcode(KR_ERR_NO_DATA_SOURCE),
 				 errmsg("data source does not exist"),
 				 errhint("SELECT name FROM app.data_sources lists those that do.")));
+	check_credential(source, purpose);
 	return source;
 }
 
@@ -559,6 +528,7 @@ kr_route_of_session(void)
 	route = require_route(tenant);
 	check_membership(route);
 	check_usable(route);
+	check_credential(route->source, "route");
 	return route;
 }
 
@@ -568,12 +538,12 @@ kr_route_of_tenant(const char *tenant)
 	const KrRoute *route = require_route(tenant);
 
 	check_usable(route);
+	check_credential(route->source, "route");
 	return route;
 }
 
 void
 kr_route_init(void)
 {
-	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 	RegisterXactCallback(xact_callback, NULL);
 }

@@ -206,6 +206,9 @@ parse_url(char *url, ParsedUrl *parsed)
 /*
  * Seal a password (NULL: none is needed) and make it the credential of a
  * purpose. An earlier one of the same purpose is replaced, its secret with it.
+ *
+ * A runtime credential may be used by everyone, until that is revoked: who may
+ * enter which tenant is decided elsewhere. The others are for administrators.
  */
 static void
 store_credential(const pg_uuid_t *source_id, const char *purpose, const char *username,
@@ -241,6 +244,9 @@ store_credential(const pg_uuid_t *source_id, const char *purpose, const char *us
 	{
 		kr_vault_store(&secret_id, password, strlen(password), NULL, NULL,
 					   "credential of a data source");
+		if (isnull)
+			kr_vault_grant(&secret_id, strcmp(purpose, "runtime") == 0 ? "public" : "kessel_admin",
+						   KR_PRIVILEGE_USE);
 		isnull = false;
 	}
 	else if (!isnull)

@@ -40,6 +40,7 @@
 
 /* Separates a fingerprint from every other hash of the key. */
 #define KR_FINGERPRINT_PERSONAL "kessel.root.v1.\0"
+#define KR_DATA_FINGERPRINT_PERSONAL "kessel.data.v1.\0"
 
 /* Separates a wrapped key from a sealed secret. */
 #define KR_KEY_AAD_PREFIX "kessel.key"
@@ -79,7 +80,7 @@ static KrProvider configured_source(char **name);
 static bool load_from_command(const char *command);
 static void make_page(void);
 static void wipe_page(int code, Datum arg);
-static void set_fingerprint(void);
+static void fingerprint_of(const unsigned char *key, const char *personal, char *text);
 static size_t key_aad(const KrDataKey *key, unsigned char *aad);
 static bool unwrap(const KrDataKey *key);
 
@@ -149,6 +150,7 @@ kr_keyring_new_key(KrDataKey *key)
 
 	sodium_mprotect_readwrite(page);
 	randombytes_buf(page->data, sizeof(page->data));
+	fingerprint_of(page->data, KR_DATA_FINGERPRINT_PERSONAL, key->fingerprint);
 	crypto_aead_xchacha20poly1305_ietf_encrypt(key->wrapped, NULL,
 											   page->data, sizeof(page->data),
 											   aad, aad_len,
@@ -306,7 +308,11 @@ load(KrProvider provider, const char *name)
 	}
 
 	if (ok)
-		set_fingerprint();
+	{
+		sodium_mprotect_readonly(page);
+		fingerprint_of(page->root, KR_FINGERPRINT_PERSONAL, state.fingerprint);
+		sodium_mprotect_noaccess(page);
+	}
 	state.loaded = ok;
 }
 
@@ -368,22 +374,18 @@ wipe_page(int code, Datum arg)
 }
 
 /*
- * A root key is named by a hash of itself, which tells nothing about a random
- * key of 256 bits.
+ * A key is named by a hash of itself, which tells nothing about a random key
+ * of 256 bits. The caller has opened the page that it lies in.
  */
 static void
-set_fingerprint(void)
+fingerprint_of(const unsigned char *key, const char *personal, char *text)
 {
 	unsigned char hash[crypto_generichash_blake2b_BYTES_MIN];	/* twice what is shown */
 
-	sodium_mprotect_readonly(page);
-	crypto_generichash_blake2b_salt_personal(hash, sizeof(hash),
-											 page->root, sizeof(page->root),
+	crypto_generichash_blake2b_salt_personal(hash, sizeof(hash), key, KR_ROOT_KEY_BYTES,
 											 NULL, 0, NULL,
-											 (const unsigned char *) KR_FINGERPRINT_PERSONAL);
-	sodium_mprotect_noaccess(page);
-	sodium_bin2hex(state.fingerprint, sizeof(state.fingerprint),
-				   hash, KR_FINGERPRINT_LEN / 2);
+											 (const unsigned char *) personal);
+	sodium_bin2hex(text, KR_FINGERPRINT_LEN + 1, hash, KR_FINGERPRINT_LEN / 2);
 }
 
 /* What a wrapped key is bound to: nothing else may be done with it. */

@@ -44,6 +44,7 @@ typedef struct KrDataKey
 	bool		has_tenant;
 	pg_uuid_t	tenant_id;
 	char		root_key_id[KR_FINGERPRINT_LEN + 1];
+	char		fingerprint[KR_FINGERPRINT_LEN + 1];	/* of the key itself; set by kr_keyring_new_key() */
 	unsigned char nonce[KR_NONCE_BYTES];
 	unsigned char wrapped[KR_WRAPPED_KEY_BYTES];
 } KrDataKey;

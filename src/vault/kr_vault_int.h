@@ -1,6 +1,6 @@
 /*
  * kr_vault_int.h
- *	  What the vault's SQL functions need of its inside.
+ *	  What the files of the vault show each other.
  */
 #ifndef KR_VAULT_INT_H
 #define KR_VAULT_INT_H
@@ -19,35 +19,83 @@
 /* Shown in pg_stat_activity instead of a statement that carries a secret. */
 #define KR_VAULT_LABEL "<vault: statement with a secret>"
 
+/* ---------- kr_vault_seal.c: between a row and its plaintext ---------- */
+
 typedef enum KrOpenResult
 {
 	KR_OPEN_OK,
 	KR_OPEN_SEALED,				/* the keyring has not the root key it takes */
 	KR_OPEN_NO_KEY,				/* the data key is missing or was destroyed */
+	KR_OPEN_EXPIRED,
 	KR_OPEN_ALTERED
 } KrOpenResult;
 
-/* Never throws for a row that cannot be opened; *secret is set if it can. */
+/* Neither throws for a row that cannot be opened; *secret or *value is set if it can. */
 extern KrOpenResult kr_vault_open_row(const KrSecretRow *row, KrSecret **secret);
+extern KrOpenResult kr_vault_open_row_text(const KrSecretRow *row, text **value);
 
 /*
- * Records how an open has ended, before plaintext or an error goes out; gather
- * for opens that come row by row.
+ * The same, whether or not it has expired, and only to see if it opens: nothing
+ * of it is kept.
  */
-extern void kr_vault_record_open(const KrSecretRow *row, const char *purpose,
-								 KrOpenResult result, bool gather);
+extern KrOpenResult kr_vault_check_row(const KrSecretRow *row);
 
-/*
- * key_id may be NULL: the tenant's active key. With a key and no tenant the
- * secret belongs to the key's. In an update NULL leaves things as they are.
- */
-extern void kr_vault_insert(const pg_uuid_t *id, const char *value, size_t len,
-							const pg_uuid_t *tenant_id, const pg_uuid_t *key_id,
-							const char *name, const char *description);
-extern void kr_vault_update(const pg_uuid_t *id, const char *value, size_t len,
-							const pg_uuid_t *key_id, const char *name,
-							const char *description);
+/* For people and the audit: what is wrong, in a few words; NULL for KR_OPEN_OK. */
+extern const char *kr_vault_reason(KrOpenResult result);
+extern int	kr_vault_sqlstate(KrOpenResult result);
+
+/* Fill in key_id, nonce and sealed of a row that has all the rest. */
+extern void kr_vault_seal_row(KrSecretRow *row, const char *value, size_t len);
+
+extern KrSecret *kr_vault_new_secret(size_t len);
+
+/* value itself, or a copy that the caller wipes; *len is updated. */
+extern char *kr_vault_to_utf8(const char *value, size_t *len);
+
+/* ---------- kr_vault.c: secrets ---------- */
+
+/* What a call asks to be changed; NULL leaves things as they are. */
+typedef struct KrSecretChange
+{
+	const char *value;
+	size_t		len;
+	const pg_uuid_t *key_id;	/* NULL: the key that is due */
+	const char *name;
+	KrSecretNotes notes;
+} KrSecretChange;
+
+/* With a key and no tenant the secret belongs to the key's. */
+extern void kr_vault_insert(const pg_uuid_t *id, const pg_uuid_t *tenant_id,
+							const KrSecretChange *change);
+extern void kr_vault_update(const pg_uuid_t *id, const KrSecretChange *change);
+
+/* Seal a former version again as the newest; its number. */
+extern int32 kr_vault_roll_back(const pg_uuid_t *id, int32 version);
 extern bool kr_vault_remove(const pg_uuid_t *id);
 extern void kr_vault_new_id(pg_uuid_t *id);
+
+/* version 0 is the current one. */
+extern KrSecret *kr_vault_open_version(const pg_uuid_t *id, int32 version,
+									   const char *purpose);
+
+/* Tell the audit of an opening, or an attempt; at once, or gathered in a scan. */
+extern void kr_vault_record_open(const KrSecretRow *row, const char *purpose,
+						  KrOpenResult result, bool gather);
+
+extern char *kr_vault_uuid_text(const pg_uuid_t *id);
+
+/* ---------- kr_vault_keys.c: data keys ---------- */
+
+/* The tenant's active key, locked; a new one where it has none. */
+extern void kr_vault_key_for_sealing(const pg_uuid_t *tenant_id, KrDataKey *key);
+extern void kr_vault_key_by_id(const pg_uuid_t *key_id, KrDataKey *key);
+
+/* wanted is the fingerprint of the root key that would do, or NULL. */
+extern void kr_vault_raise_sealed(const char *wanted) pg_attribute_noreturn();
+
+/* ---------- kr_vault_grants.c ---------- */
+
+/* Both privileges for the current user on what it has just stored. */
+extern void kr_vault_grant_creator(const pg_uuid_t *secret_id);
 
 #endif							/* KR_VAULT_INT_H */

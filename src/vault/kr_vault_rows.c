@@ -19,10 +19,16 @@
 typedef enum RowsQuery
 {
 	READ_SECRET,
+	READ_VERSION,
 	LOCK_SECRET,
+	FIND_SECRET,
 	INSERT_SECRET,
+	KEEP_VERSION,
 	UPDATE_SECRET,
-	DESCRIBE_SECRET,
+	DROP_VERSIONS,
+	RESEAL_SECRET,
+	RESEAL_VERSION,
+	NOTE_SECRET,
 	DELETE_SECRET,
 	TENANT_KEY,
 	INFRA_KEY,
@@ -32,18 +38,20 @@ typedef enum RowsQuery
 	OTHER_ROOT_KEYS,
 } RowsQuery;
 
-#define MAX_ARGS 8
+#define MAX_ARGS 10
 
-#define SELECT_SECRET \
-	"SELECT s.id, s.name, s.version, s.tenant_id, s.key_id, s.secret, s.nonce," \
-	" k.tenant_id, k.root_key_id, k.nonce, k.wrapped_key, k.id" \
-	" FROM vault.secrets s" \
-	" LEFT JOIN vault.keys k ON k.id OPERATOR(pg_catalog.=) s.key_id" \
-	" WHERE s.id OPERATOR(pg_catalog.=) $1"
+/* of row "v", a current or former version of secret "s" */
+#define SELECT_VERSION(from) \
+	"SELECT v.secret_id, v.name, v.version, v.tenant_id, v.key_id, v.secret, v.nonce, v.expires_at," \
+	" k.tenant_id, k.root_key_id, k.nonce, k.wrapped_key, k.id, k.fingerprint FROM " from \
+	" LEFT JOIN vault.keys k ON k.id = v.key_id"
+
+#define CURRENT_VERSION \
+	SELECT_VERSION("(SELECT id AS secret_id, * FROM vault.secrets WHERE id = $1) v")
 
 #define SELECT_KEY \
-	"SELECT k.tenant_id, k.root_key_id, k.nonce, k.wrapped_key, k.id" \
-	" FROM vault.keys k WHERE k.status OPERATOR(pg_catalog.=) 'active'"
+	"SELECT k.tenant_id, k.root_key_id, k.nonce, k.wrapped_key, k.id, k.fingerprint" \
+	" FROM vault.keys k WHERE k.status = 'active' AND k.purpose = 'seal'"
 
 static const struct
 {
@@ -51,49 +59,74 @@ static const struct
 	int			nargs;
 	Oid			types[MAX_ARGS];
 }			queries[] = {
-	[READ_SECRET] = {SELECT_SECRET, 1, {UUIDOID}},
-	[LOCK_SECRET] = {SELECT_SECRET " FOR UPDATE OF s", 1, {UUIDOID}},
+	[READ_SECRET] = {CURRENT_VERSION, 1, {UUIDOID}},
+	[READ_VERSION] = {
+		SELECT_VERSION("(SELECT f.*, s.expires_at FROM vault.former_versions f"
+					   " JOIN vault.secrets s ON s.id = f.secret_id"
+					   " WHERE f.secret_id = $1 AND f.version = $2) v"),
+		2, {UUIDOID, INT4OID}
+	},
+	[LOCK_SECRET] = {
+		"SELECT FROM vault.secrets WHERE id = $1 FOR UPDATE", 1, {UUIDOID}
+	},
+	[FIND_SECRET] = {
+		"SELECT id, version FROM vault.secrets WHERE id ="
+		" CASE WHEN $1 ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN $1::uuid END"
+		" UNION ALL SELECT id, version FROM vault.secrets WHERE name = $1 LIMIT 1",
+		1, {TEXTOID}
+	},
 	[INSERT_SECRET] = {
-		"INSERT INTO vault.secrets (id, name, version, tenant_id, key_id, secret, nonce, description)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, COALESCE($8, ''))",
-		8, {UUIDOID, TEXTOID, INT4OID, UUIDOID, UUIDOID, BYTEAOID, BYTEAOID, TEXTOID}
+		"INSERT INTO vault.secrets (id, name, version, tenant_id, key_id, secret, nonce, description, tags, expires_at)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, COALESCE($8, ''), COALESCE($9, '{}'), $10)",
+		10, {UUIDOID, TEXTOID, INT4OID, UUIDOID, UUIDOID, BYTEAOID, BYTEAOID, TEXTOID, JSONBOID, TIMESTAMPTZOID}
+	},
+	[KEEP_VERSION] = {
+		"INSERT INTO vault.former_versions (secret_id, version, name, tenant_id, key_id, secret, nonce, created_at)"
+		" SELECT id, version, name, tenant_id, key_id, secret, nonce, version_created_at FROM vault.secrets WHERE id = $1",
+		1, {UUIDOID}
 	},
 	[UPDATE_SECRET] = {
 		"UPDATE vault.secrets SET name = $2, version = $3, tenant_id = $4, key_id = $5,"
-		" secret = $6, nonce = $7, description = COALESCE($8, description),"
-		" updated_at = pg_catalog.clock_timestamp()"
-		" WHERE id OPERATOR(pg_catalog.=) $1",
-		8, {UUIDOID, TEXTOID, INT4OID, UUIDOID, UUIDOID, BYTEAOID, BYTEAOID, TEXTOID}
+		" secret = $6, nonce = $7, updated_at = pg_catalog.clock_timestamp(),"
+		" version_created_at = pg_catalog.clock_timestamp() WHERE id = $1",
+		7, {UUIDOID, TEXTOID, INT4OID, UUIDOID, UUIDOID, BYTEAOID, BYTEAOID}
 	},
-	[DESCRIBE_SECRET] = {
-		"UPDATE vault.secrets SET description = COALESCE($2, description),"
-		" updated_at = pg_catalog.clock_timestamp()"
-		" WHERE id OPERATOR(pg_catalog.=) $1",
-		2, {UUIDOID, TEXTOID}
+	[DROP_VERSIONS] = {
+		"DELETE FROM vault.former_versions WHERE secret_id = $1 AND version < $2",
+		2, {UUIDOID, INT4OID}
 	},
-	[DELETE_SECRET] = {
-		"DELETE FROM vault.secrets WHERE id OPERATOR(pg_catalog.=) $1",
-		1, {UUIDOID}
+	[RESEAL_SECRET] = {
+		"UPDATE vault.secrets SET key_id = $5, secret = $6, nonce = $7 WHERE id = $1 AND version = $3",
+		7, {UUIDOID, TEXTOID, INT4OID, UUIDOID, UUIDOID, BYTEAOID, BYTEAOID}
 	},
-	[TENANT_KEY] = {SELECT_KEY " AND k.tenant_id OPERATOR(pg_catalog.=) $1", 1, {UUIDOID}},
-	[INFRA_KEY] = {SELECT_KEY " AND k.tenant_id IS NULL", 0},
-	[KEY_BY_ID] = {SELECT_KEY " AND k.id OPERATOR(pg_catalog.=) $1", 1, {UUIDOID}},
+	[RESEAL_VERSION] = {
+		"UPDATE vault.former_versions SET key_id = $5, secret = $6, nonce = $7 WHERE secret_id = $1 AND version = $3",
+		7, {UUIDOID, TEXTOID, INT4OID, UUIDOID, UUIDOID, BYTEAOID, BYTEAOID}
+	},
+	[NOTE_SECRET] = {
+		"UPDATE vault.secrets SET description = COALESCE($2, description), tags = COALESCE($3, tags),"
+		" expires_at = COALESCE($4, expires_at), updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+		4, {UUIDOID, TEXTOID, JSONBOID, TIMESTAMPTZOID}
+	},
+	[DELETE_SECRET] = {"DELETE FROM vault.secrets WHERE id = $1", 1, {UUIDOID}},
+	/* locked: who retires or destroys the key waits for what is being sealed */
+	[TENANT_KEY] = {SELECT_KEY " AND k.tenant_id = $1 FOR SHARE", 1, {UUIDOID}},
+	[INFRA_KEY] = {SELECT_KEY " AND k.tenant_id IS NULL FOR SHARE", 0},
+	[KEY_BY_ID] = {SELECT_KEY " AND k.id = $1 FOR SHARE", 1, {UUIDOID}},
 	[INSERT_KEY] = {
-		"INSERT INTO vault.keys (tenant_id, root_key_id, nonce, wrapped_key, id)"
-		" VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-		5, {UUIDOID, TEXTOID, BYTEAOID, BYTEAOID, UUIDOID}
+		"INSERT INTO vault.keys (tenant_id, root_key_id, nonce, wrapped_key, id, fingerprint)"
+		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+		6, {UUIDOID, TEXTOID, BYTEAOID, BYTEAOID, UUIDOID, TEXTOID}
 	},
 	/* not "<>": these two ranges find the odd one by index */
 	[OTHER_ROOT_KEY] = {
-		"(SELECT root_key_id FROM vault.keys"
-		" WHERE status OPERATOR(pg_catalog.<>) 'destroyed' AND root_key_id OPERATOR(pg_catalog.<) $1 LIMIT 1)"
-		" UNION ALL (SELECT root_key_id FROM vault.keys"
-		" WHERE status OPERATOR(pg_catalog.<>) 'destroyed' AND root_key_id OPERATOR(pg_catalog.>) $1 LIMIT 1)",
+		"(SELECT root_key_id FROM vault.keys WHERE status <> 'destroyed' AND root_key_id < $1 LIMIT 1)"
+		" UNION ALL (SELECT root_key_id FROM vault.keys WHERE status <> 'destroyed' AND root_key_id > $1 LIMIT 1)",
 		1, {TEXTOID}
 	},
 	[OTHER_ROOT_KEYS] = {
 		"SELECT COALESCE(pg_catalog.array_agg(DISTINCT root_key_id), '{}') FROM vault.keys"
-		" WHERE status OPERATOR(pg_catalog.<>) 'destroyed' AND root_key_id OPERATOR(pg_catalog.<>) $1",
+		" WHERE status <> 'destroyed' AND root_key_id <> $1",
 		1, {TEXTOID}
 	},
 };
@@ -105,56 +138,104 @@ static Datum column(int number, bool *isnull);
 static bool read_key(RowsQuery query, Datum *values, KrDataKey *key);
 static bool key_from_columns(int first, KrDataKey *key);
 static void row_from_columns(KrSecretRow *row);
-static void write_secret(RowsQuery query, const KrSecretRow *row, const char *description);
+static void write_version(RowsQuery query, const KrSecretRow *row);
+static void secret_values(const KrSecretRow *row, Datum *values, bool *nulls);
 static bool copy_bytes(int number, unsigned char *to, size_t len);
 static Datum bytes_datum(const unsigned char *bytes, size_t len);
 
 /* The newest committed state, or the query's where a plan runs in parallel. */
 bool
-kr_rows_read_secret(const pg_uuid_t *id, KrSecretRow *row)
+kr_rows_read_secret(const pg_uuid_t *id, int32 version, KrSecretRow *row)
 {
-	Datum		values[] = {UUIDPGetDatum(id)};
+	Datum		values[] = {UUIDPGetDatum(id), Int32GetDatum(version)};
 	bool		found;
 
 	kr_spi_push_snapshot();
 	found = run(READ_SECRET, values, NULL, true) == 1;
-	PopActiveSnapshot();
-
 	if (found)
 		row_from_columns(row);
+	if (found && version != 0 && version != row->version)
+	{
+		found = run(READ_VERSION, values, NULL, true) == 1;
+		if (found)
+			row_from_columns(row);
+	}
+	PopActiveSnapshot();
 	return found;
 }
 
+/* Locked first and then read: what is read is what will be replaced. */
 bool
 kr_rows_lock_secret(const pg_uuid_t *id, KrSecretRow *row)
 {
 	Datum		values[] = {UUIDPGetDatum(id)};
 
-	if (run(LOCK_SECRET, values, NULL, false) != 1)
+	if (run(LOCK_SECRET, values, NULL, false) != 1 ||
+		run(READ_SECRET, values, NULL, false) != 1)
 		return false;
 	row_from_columns(row);
 	return true;
 }
 
-void
-kr_rows_insert_secret(const KrSecretRow *row, const char *description)
+bool
+kr_rows_find_secret(const char *name_or_id, pg_uuid_t *id, int32 *version)
 {
-	write_secret(INSERT_SECRET, row, description);
+	Datum		values[] = {CStringGetTextDatum(name_or_id)};
+	bool		isnull;
+
+	if (run(FIND_SECRET, values, NULL, true) != 1)
+		return false;
+	*id = *DatumGetUUIDP(column(1, &isnull));
+	*version = DatumGetInt32(column(2, &isnull));
+	return true;
 }
 
-/* The row is locked: it is there. */
 void
-kr_rows_update_secret(const KrSecretRow *row, const char *description)
+kr_rows_insert_secret(const KrSecretRow *row, const KrSecretNotes *notes)
 {
-	write_secret(UPDATE_SECRET, row, description);
+	Datum		values[MAX_ARGS] = {0};
+	bool		nulls[MAX_ARGS] = {false};
+
+	secret_values(row, values, nulls);
+	nulls[7] = notes->description == NULL;
+	values[7] = nulls[7] ? (Datum) 0 : CStringGetTextDatum(notes->description);
+	nulls[8] = notes->tags == NULL;
+	values[8] = PointerGetDatum(notes->tags);
+	nulls[9] = notes->expires_at == NULL;
+	values[9] = nulls[9] ? (Datum) 0 : TimestampTzGetDatum(*notes->expires_at);
+	run(INSERT_SECRET, values, nulls, false);
 }
 
 void
-kr_rows_describe_secret(const pg_uuid_t *id, const char *description)
+kr_rows_update_secret(const KrSecretRow *row, int keep_versions)
 {
-	Datum		values[] = {UUIDPGetDatum(id), CStringGetTextDatum(description)};
+	Datum		values[] = {UUIDPGetDatum(&row->id), Int32GetDatum(row->version - keep_versions)};
 
-	run(DESCRIBE_SECRET, values, NULL, false);
+	run(KEEP_VERSION, values, NULL, false);
+	write_version(UPDATE_SECRET, row);
+	run(DROP_VERSIONS, values, NULL, false);
+}
+
+void
+kr_rows_reseal_secret(const KrSecretRow *row, bool is_former)
+{
+	write_version(is_former ? RESEAL_VERSION : RESEAL_SECRET, row);
+}
+
+void
+kr_rows_note_secret(const pg_uuid_t *id, const KrSecretNotes *notes)
+{
+	Datum		values[] = {
+		UUIDPGetDatum(id),
+		notes->description ? CStringGetTextDatum(notes->description) : (Datum) 0,
+		PointerGetDatum(notes->tags),
+		notes->expires_at ? TimestampTzGetDatum(*notes->expires_at) : (Datum) 0,
+	};
+	bool		nulls[] = {
+		false, notes->description == NULL, notes->tags == NULL, notes->expires_at == NULL
+	};
+
+	run(NOTE_SECRET, values, nulls, false);
 }
 
 bool
@@ -198,6 +279,7 @@ kr_rows_insert_key(const KrDataKey *key)
 		bytes_datum(key->nonce, sizeof(key->nonce)),
 		bytes_datum(key->wrapped, sizeof(key->wrapped)),
 		UUIDPGetDatum(&key->id),
+		CStringGetTextDatum(key->fingerprint),
 	};
 	bool		nulls[lengthof(values)] = {!key->has_tenant};
 
@@ -251,25 +333,28 @@ column(int number, bool *isnull)
 }
 
 static void
-write_secret(RowsQuery query, const KrSecretRow *row, const char *description)
+write_version(RowsQuery query, const KrSecretRow *row)
 {
-	Datum		values[MAX_ARGS] = {
-		UUIDPGetDatum(&row->id),
-		row->name ? CStringGetTextDatum(row->name) : (Datum) 0,
-		Int32GetDatum(row->version),
-		UUIDPGetDatum(&row->tenant_id),
-		UUIDPGetDatum(&row->key_id),
-		PointerGetDatum(row->sealed),
-		PointerGetDatum(row->nonce),
-		description ? CStringGetTextDatum(description) : (Datum) 0,
-	};
-	bool		nulls[MAX_ARGS] = {
-		[1] = row->name == NULL,
-		[3] = !row->has_tenant,
-		[7] = description == NULL,
-	};
+	Datum		values[MAX_ARGS] = {0};
+	bool		nulls[MAX_ARGS] = {false};
 
+	secret_values(row, values, nulls);
 	run(query, values, nulls, false);
+}
+
+/* The first seven parameters of what writes a version. */
+static void
+secret_values(const KrSecretRow *row, Datum *values, bool *nulls)
+{
+	values[0] = UUIDPGetDatum(&row->id);
+	nulls[1] = row->name == NULL;
+	values[1] = nulls[1] ? (Datum) 0 : CStringGetTextDatum(row->name);
+	values[2] = Int32GetDatum(row->version);
+	nulls[3] = !row->has_tenant;
+	values[3] = UUIDPGetDatum(&row->tenant_id);
+	values[4] = UUIDPGetDatum(&row->key_id);
+	values[5] = PointerGetDatum(row->sealed);
+	values[6] = PointerGetDatum(row->nonce);
 }
 
 static void
@@ -290,7 +375,9 @@ row_from_columns(KrSecretRow *row)
 	row->key_id = *DatumGetUUIDP(column(5, &isnull));
 	row->sealed = DatumGetByteaP(column(6, &isnull));
 	row->nonce = DatumGetByteaP(column(7, &isnull));
-	row->has_key = key_from_columns(8, &row->key);
+	value = column(8, &isnull);
+	row->expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(value);
+	row->has_key = key_from_columns(9, &row->key);
 }
 
 static bool
@@ -322,6 +409,7 @@ key_from_columns(int first, KrDataKey *key)
 		return false;
 
 	key->id = *DatumGetUUIDP(column(first + 4, &isnull));
+	strlcpy(key->fingerprint, TextDatumGetCString(column(first + 5, &isnull)), sizeof(key->fingerprint));
 	return true;
 }
 

@@ -1,6 +1,7 @@
 /*
  * kr_vault_rows.h
- *	  Reading and writing vault.secrets and vault.keys; for the vault alone.
+ *	  Reading and writing vault.secrets, its former versions and vault.keys;
+ *	  for the vault alone.
  */
 #ifndef KR_VAULT_ROWS_H
 #define KR_VAULT_ROWS_H
@@ -8,11 +9,13 @@
 #include "postgres.h"
 
 #include "utils/array.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "kr_keyring.h"
 
-/* A row of vault.secrets with the key that it is sealed under. */
+/* A version of a secret with the key that it is sealed under. */
 typedef struct KrSecretRow
 {
 	pg_uuid_t	id;
@@ -23,22 +26,37 @@ typedef struct KrSecretRow
 	pg_uuid_t	key_id;
 	bytea	   *sealed;
 	bytea	   *nonce;
+	TimestampTz expires_at;		/* DT_NOEND: never */
 	bool		has_key;		/* key is there and not destroyed */
 	KrDataKey	key;			/* if has_key */
 } KrSecretRow;
 
+/* What stands beside a secret; NULL leaves it as it is. */
+typedef struct KrSecretNotes
+{
+	const char *description;
+	const Jsonb *tags;
+	const TimestampTz *expires_at;	/* DT_NOEND: never */
+} KrSecretNotes;
+
 /*
  * All are called between kr_spi_begin() and kr_spi_end(). What they return
- * lives in SPI's memory, till the end.
+ * lives in SPI's memory, till the end. version 0 is the current one.
  */
-extern bool kr_rows_read_secret(const pg_uuid_t *id, KrSecretRow *row);
+extern bool kr_rows_read_secret(const pg_uuid_t *id, int32 version, KrSecretRow *row);
 extern bool kr_rows_lock_secret(const pg_uuid_t *id, KrSecretRow *row);
-extern void kr_rows_insert_secret(const KrSecretRow *row, const char *description);
-extern void kr_rows_update_secret(const KrSecretRow *row, const char *description);
-extern void kr_rows_describe_secret(const pg_uuid_t *id, const char *description);
+extern bool kr_rows_find_secret(const char *name_or_id, pg_uuid_t *id, int32 *version);
+extern void kr_rows_insert_secret(const KrSecretRow *row, const KrSecretNotes *notes);
+extern void kr_rows_note_secret(const pg_uuid_t *id, const KrSecretNotes *notes);
 extern bool kr_rows_delete_secret(const pg_uuid_t *id);
 
-/* tenant_id is NULL for what belongs to no tenant. */
+/* Replace the locked row by a later version; the one that was is kept. */
+extern void kr_rows_update_secret(const KrSecretRow *row, int keep_versions);
+
+/* The same version under another key. */
+extern void kr_rows_reseal_secret(const KrSecretRow *row, bool is_former);
+
+/* tenant_id is NULL for what belongs to no tenant; the key's row is locked. */
 extern bool kr_rows_active_key(const pg_uuid_t *tenant_id, KrDataKey *key);
 extern bool kr_rows_active_key_by_id(const pg_uuid_t *id, KrDataKey *key);
 extern void kr_rows_insert_key(const KrDataKey *key);

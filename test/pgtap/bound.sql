@@ -80,22 +80,21 @@ BEGIN
 END $$;
 GRANT USAGE ON FOREIGN SERVER remote TO bound_user, bound_admin, bound_reader;
 SELECT refused($$SELECT as_role('bound_user', 'ALTER USER MAPPING FOR bound_user SERVER remote OPTIONS (SET user ''v'')')$$, '42501',
-    'permission denied to use a secret in a user mapping', 'its user cannot alter a mapping with a secret');
+    'permission denied to use this secret in a user mapping', 'its user cannot alter a mapping with a secret');
 SELECT refused($$SELECT as_role('bound_user', 'ALTER SERVER remote OPTIONS (ADD host ''evil'')')$$, '42501', 'must be owner of foreign server remote', 'nor its server');
 SELECT lives_ok($$SELECT as_role('bound_user', 'ALTER USER MAPPING FOR bound_user SERVER remote OPTIONS (DROP secret)')$$, 'he can do without');
 SELECT refused($$SELECT as_role('bound_user', 'ALTER USER MAPPING FOR bound_user SERVER remote OPTIONS (ADD secret ''x'')')$$, '42501',
-    'permission denied to use a secret in a user mapping', 'but not put it back');
+    'permission denied to use this secret in a user mapping', 'but not put it back');
 SELECT refused($$SELECT as_role('bound_admin', 'CREATE USER MAPPING FOR bound_admin SERVER remote OPTIONS (secret ''x'')')$$, '42501',
-    'permission denied to use a secret in a user mapping', 'an administrator may not read secrets, and not send them');
-GRANT USAGE ON SCHEMA vault TO bound_reader;
-GRANT SELECT ON vault.decrypted_secrets TO bound_reader;
+    'permission denied to use this secret in a user mapping', 'an administrator may not read secrets, and not send them');
+SELECT vault.create_secret('pw', 'x') AS x_id \gset
+SELECT vault.grant_secret(:'x_id', 'bound_reader', 'use') \g /dev/null
 SELECT refused($$SELECT as_role('bound_reader', 'CREATE USER MAPPING FOR bound_reader SERVER remote OPTIONS (secret ''x'')')$$, '42501',
-    'permission denied to use a secret in a user mapping', 'reading their names is not enough');
-SELECT format('GRANT EXECUTE ON FUNCTION %s TO bound_reader', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'vault'::regnamespace AND proname = '_open' \gexec
-SELECT lives_ok($$SELECT as_role('bound_reader', 'CREATE USER MAPPING FOR bound_reader SERVER remote OPTIONS (secret ''x'')')$$, 'who may read them may');
+    'permission denied to use this secret in a user mapping', 'using it is not enough');
+SELECT vault.grant_secret(:'x_id', 'bound_reader', 'reveal') \g /dev/null
+SELECT lives_ok($$SELECT as_role('bound_reader', 'CREATE USER MAPPING FOR bound_reader SERVER remote OPTIONS (secret ''x'')')$$, 'who may read it may');
 
 -- the server's owner decides to which host it goes
-SELECT vault.create_secret('pw', 'x') IS NOT NULL AS made \gset
 CREATE FOREIGN TABLE far (i int) SERVER remote;
 GRANT SELECT ON far TO bound_reader;
 ALTER SERVER remote OPTIONS (DROP use_remote_estimate, SET port '1', ADD host '127.0.0.1');
@@ -104,7 +103,7 @@ ALTER SERVER remote OWNER TO bound_user;
 SELECT refused($$SELECT as_role('bound_reader', 'SELECT * FROM far')$$, '42501', 'no secret can be used for server "remote"', 'a server of who may not read it does not');
 ALTER SERVER remote OWNER TO bound_reader;
 SELECT refused($$SELECT as_role('bound_reader', 'SELECT * FROM far')$$, '08001', 'could not connect to server "remote"', 'one of who may does');
-REVOKE SELECT ON vault.decrypted_secrets FROM bound_reader;
+SELECT vault.revoke_secret(:'x_id', 'bound_reader', 'reveal') \g /dev/null
 SELECT refused($$SELECT as_role('bound_reader', 'SELECT * FROM far')$$, '42501', 'no secret can be used for server "remote"', 'a right that is taken away counts at once');
 
 SELECT * FROM finish();
