@@ -17,16 +17,21 @@
 /* Longest slug: what PostgreSQL takes for an identifier. */
 #define KR_SLUG_MAX 63
 
+/* Longest name of an environment variable; shorter than any key. */
+#define KR_VARIABLE_MAX 40
+
 int			kr_guc_connect_timeout = 5;
 int			kr_guc_connection_idle_timeout = 600;
 bool		kr_guc_cross_tenant_writes = false;
 int			kr_guc_max_idle_connections = 32;
 char	   *kr_guc_root_key_command = NULL;
+char	   *kr_guc_root_key_environment = NULL;
 char	   *kr_guc_root_key_file = NULL;
 int			kr_guc_root_key_timeout = 10;
 int			kr_guc_secret_versions = 10;
 char	   *kr_guc_tenant = NULL;
 
+static bool check_variable_name(char **newval, void **extra, GucSource source);
 static bool check_tenant(char **newval, void **extra, GucSource source);
 
 void
@@ -83,8 +88,8 @@ kr_guc_init(void)
 							NULL);
 
 	DefineCustomStringVariable("kessel.root_key_command",
-							   "Sets the shell command that prints the vault's root key.",
-							   "Give either this or kessel.root_key_file.",
+							   "Sets the shell command that prints the vault's root keys.",
+							   "One a line, the one that wraps first. Give only one of the settings kessel.root_key_*.",
 							   &kr_guc_root_key_command,
 							   "",
 							   PGC_SIGHUP,
@@ -93,9 +98,20 @@ kr_guc_init(void)
 							   NULL,
 							   NULL);
 
+	DefineCustomStringVariable("kessel.root_key_environment",
+							   "Names the variable in the server's environment that holds the vault's root keys.",
+							   "Separated by blanks, the one that wraps first. A file or a command keeps them better.",
+							   &kr_guc_root_key_environment,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY,
+							   check_variable_name,
+							   NULL,
+							   NULL);
+
 	DefineCustomStringVariable("kessel.root_key_file",
-							   "Sets the file that holds the vault's root key.",
-							   "32 bytes, raw, in hexadecimal or in base64, which only the server's user can read.",
+							   "Sets the file that holds the vault's root keys.",
+							   "32 bytes each, in hexadecimal or in base64, one a line, the one that wraps first; only the server's user can read it.",
 							   &kr_guc_root_key_file,
 							   "",
 							   PGC_SIGHUP,
@@ -155,6 +171,26 @@ kr_guc_is_tenant_name(const char *value)
 	size_t		len = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789-");
 
 	return value[len] == '\0' && len >= 1 && len <= KR_SLUG_MAX && value[0] != '-';
+}
+
+/* The name of a variable, not its value: what is set here can be read. */
+static bool
+check_variable_name(char **newval, void **extra, GucSource source)
+{
+	const char *value = *newval;
+	size_t		len;
+
+	if (value == NULL || value[0] == '\0')
+		return true;
+	len = strspn(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789");
+	if (value[len] == '\0' && len <= KR_VARIABLE_MAX && strchr("0123456789", value[0]) == NULL)
+		return true;
+
+	GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+	GUC_check_errdetail("It takes the name of an environment variable, not a key.");
+	GUC_check_errhint("Use up to %d letters, digits and underscores, such as KESSEL_ROOT_KEYS.",
+					  KR_VARIABLE_MAX);
+	return false;
 }
 
 static bool

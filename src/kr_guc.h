@@ -10,6 +10,7 @@ extern int	kr_guc_connection_idle_timeout; /* seconds; 0: off */
 extern bool kr_guc_cross_tenant_writes;
 extern int	kr_guc_max_idle_connections;
 extern char *kr_guc_root_key_command;
+extern char *kr_guc_root_key_environment;
 extern char *kr_guc_root_key_file;
 extern int	kr_guc_root_key_timeout;	/* seconds */
 extern int	kr_guc_secret_versions;

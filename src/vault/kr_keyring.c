@@ -1,24 +1,29 @@
 /*
  * kr_keyring.c
- *	  The root key in locked memory, and all cryptography that needs it.
+ *	  The root keys in locked memory, and all cryptography that needs them.
  *
- * Owns one page of sodium_malloc(): locked, left out of core dumps, between
- * guard pages, inaccessible except inside the functions below, wiped when the
- * process exits. It is per backend and made on first use, so that the
- * postmaster, where the library may be preloaded, never has a key and no child
- * inherits one.
+ * Owns one page of kr_locked_new(): locked, left out of core dumps, wiped in
+ * children, between guard pages, inaccessible except inside the functions
+ * below, wiped when the process exits. It is per backend and made on first
+ * use, so that the postmaster, where the library may be preloaded, never has a
+ * key. Opening and closing the page is two system calls, about half a
+ * microsecond together, beside the two microseconds that unwrapping a data key
+ * and opening a short secret take.
  *
- * The key is loaded on first use and again when it may have changed: when the
+ * Several root keys can be in place. The first is the primary, which wraps; the
+ * others open what they have wrapped before, until vault.rotate_root_key() has
+ * wrapped that anew.
+ *
+ * Keys are loaded on first use and again when they may have changed: when the
  * settings name another source, after a configuration reload
  * (pg_reload_conf()), and, for a file, when the file is not the one that was
  * read. A file is looked at on every use, which costs one stat(): taking it
  * away seals the vault and putting it back unseals it, at once. A command runs
  * once per backend and reload; one that failed is not run again for
  * KR_COMMAND_RETRY_MS, so that a broken one cannot be used to start processes
- * without end.
+ * without end. The environment is read once, see kr_root_key.c.
  *
- * XChaCha20-Poly1305 throughout. Nothing in here throws while the page can be
- * accessed.
+ * Nothing in here throws while the page can be accessed.
  */
 #include "postgres.h"
 
@@ -33,14 +38,11 @@
 
 #include "kr_guc.h"
 #include "kr_keyring.h"
+#include "kr_locked.h"
 
 #define KR_COMMAND_RETRY_MS 5000
 
 #define KR_GENERATED_FILE "kessel_root.key"
-
-/* Separates a fingerprint from every other hash of the key. */
-#define KR_FINGERPRINT_PERSONAL "kessel.root.v1.\0"
-#define KR_DATA_FINGERPRINT_PERSONAL "kessel.data.v1.\0"
 
 /* Separates a wrapped key from a sealed secret. */
 #define KR_KEY_AAD_PREFIX "kessel.key"
@@ -48,7 +50,7 @@
 
 typedef struct KeyPage
 {
-	unsigned char root[KR_ROOT_KEY_BYTES];
+	unsigned char root[KR_ROOT_KEYS_MAX][KR_ROOT_KEY_BYTES];
 	unsigned char data[KR_DATA_KEY_BYTES];	/* in use only within a function */
 } KeyPage;
 
@@ -56,41 +58,41 @@ typedef struct KeyPage
 typedef struct KeySource
 {
 	KrProvider	provider;
-	char	   *name;			/* path or command, malloc()ed */
+	char	   *name;			/* path, command or variable, malloc()ed */
 	TimestampTz config_loaded;
 	TimestampTz tried;
 	struct stat st;				/* of a file */
 } KeySource;
 
-StaticAssertDecl(KR_NONCE_BYTES == crypto_aead_xchacha20poly1305_ietf_NPUBBYTES,
-				 "nonce length differs from libsodium's");
-StaticAssertDecl(KR_TAG_BYTES == crypto_aead_xchacha20poly1305_ietf_ABYTES,
-				 "tag length differs from libsodium's");
-StaticAssertDecl(KR_ROOT_KEY_BYTES == crypto_aead_xchacha20poly1305_ietf_KEYBYTES,
-				 "key length differs from libsodium's");
+StaticAssertDecl(KR_ROOT_KEY_BYTES == KR_KEY_BYTES, "a root key has another length");
 
 static KeyPage *page = NULL;
+static bool page_locked = false;
 static KeySource source;
 static KrKeyringState state;
 
+static KrProvider configured_source(const char **name);
 static bool is_current(KrProvider provider, const char *name);
 static bool same_file(const struct stat *a, const struct stat *b);
 static void load(KrProvider provider, const char *name);
-static KrProvider configured_source(char **name);
-static bool load_from_command(const char *command);
+static bool get_keys(KrProvider provider, const char *name, KrRootKeys *keys);
 static void make_page(void);
 static void wipe_page(int code, Datum arg);
-static void fingerprint_of(const unsigned char *key, const char *personal, char *text);
+static void open_page(void);
+static void close_page(void);
+static int	root_key_of(const char *root_key_id);
 static size_t key_aad(const KrDataKey *key, unsigned char *aad);
+static void wrap(KrDataKey *key);
 static bool unwrap(const KrDataKey *key);
+static KrKeyCheck check(const KrDataKey *key);
 
-/* prefix, format, tenant flag, tenant, key id */
-#define KR_KEY_AAD_BYTES (sizeof(KR_KEY_AAD_PREFIX) + 1 + 1 + UUID_LEN + UUID_LEN)
+/* prefix, format, purpose, tenant flag, tenant, key id */
+#define KR_KEY_AAD_BYTES (sizeof(KR_KEY_AAD_PREFIX) + 1 + 1 + 1 + UUID_LEN + UUID_LEN)
 
 const KrKeyringState *
 kr_keyring_load(void)
 {
-	char	   *name;
+	const char *name;
 	KrProvider	provider = configured_source(&name);
 
 	if (!is_current(provider, name))
@@ -125,38 +127,40 @@ kr_keyring_provider_name(KrProvider provider)
 			return "file";
 		case KR_PROVIDER_COMMAND:
 			return "command";
+		case KR_PROVIDER_ENVIRONMENT:
+			return "environment";
 		case KR_PROVIDER_AMBIGUOUS:
 			break;
 	}
 	return "ambiguous";
 }
 
-char *
+const char *
 kr_keyring_generated_path(void)
 {
-	return psprintf("%s/%s", DataDir, KR_GENERATED_FILE);
+	static char path[MAXPGPATH];
+
+	if (path[0] == '\0')
+		snprintf(path, sizeof(path), "%s/%s", DataDir, KR_GENERATED_FILE);
+	return path;
+}
+
+bool
+kr_keyring_has(const char *root_key_id)
+{
+	return root_key_of(root_key_id) >= 0;
 }
 
 void
 kr_keyring_new_key(KrDataKey *key)
 {
-	unsigned char aad[KR_KEY_AAD_BYTES];
-	size_t		aad_len = key_aad(key, aad);
-
 	Assert(state.loaded);
 
-	strlcpy(key->root_key_id, state.fingerprint, sizeof(key->root_key_id));
-	randombytes_buf(key->nonce, sizeof(key->nonce));
-
-	sodium_mprotect_readwrite(page);
+	open_page();
 	randombytes_buf(page->data, sizeof(page->data));
-	fingerprint_of(page->data, KR_DATA_FINGERPRINT_PERSONAL, key->fingerprint);
-	crypto_aead_xchacha20poly1305_ietf_encrypt(key->wrapped, NULL,
-											   page->data, sizeof(page->data),
-											   aad, aad_len,
-											   NULL, key->nonce, page->root);
-	sodium_memzero(page->data, sizeof(page->data));
-	sodium_mprotect_noaccess(page);
+	kr_aead_fingerprint(key->fingerprint, page->data, KR_PERSONAL_DATA_KEY);
+	wrap(key);
+	close_page();
 }
 
 bool
@@ -167,16 +171,14 @@ kr_keyring_seal(const KrDataKey *key, const unsigned char *nonce,
 {
 	bool		ok;
 
-	Assert(state.loaded);
+	if (key->purpose != KR_KEY_SEAL || !kr_keyring_has(key->root_key_id))
+		return false;
 
-	sodium_mprotect_readwrite(page);
+	open_page();
 	ok = unwrap(key);
 	if (ok)
-		crypto_aead_xchacha20poly1305_ietf_encrypt(out, NULL, plain, len,
-												   aad, aad_len,
-												   NULL, nonce, page->data);
-	sodium_memzero(page->data, sizeof(page->data));
-	sodium_mprotect_noaccess(page);
+		kr_aead_seal(out, plain, len, aad, aad_len, nonce, page->data);
+	close_page();
 	return ok;
 }
 
@@ -188,39 +190,107 @@ kr_keyring_open(const KrDataKey *key, const unsigned char *nonce,
 {
 	bool		ok;
 
-	Assert(state.loaded);
+	if (key->purpose != KR_KEY_SEAL || !kr_keyring_has(key->root_key_id))
+		return false;
 
-	sodium_mprotect_readwrite(page);
+	open_page();
 	ok = unwrap(key) &&
-		crypto_aead_xchacha20poly1305_ietf_decrypt(out, NULL, NULL, sealed, len,
-												   aad, aad_len,
-												   nonce, page->data) == 0;
-	sodium_memzero(page->data, sizeof(page->data));
-	sodium_mprotect_noaccess(page);
+		kr_aead_open(out, sealed, len, aad, aad_len, nonce, page->data);
+	close_page();
 	return ok;
 }
 
-static KrProvider
-configured_source(char **name)
+bool
+kr_keyring_box_public(const KrDataKey *key, unsigned char *public_key)
 {
-	bool		has_file = kr_guc_root_key_file && kr_guc_root_key_file[0] != '\0';
-	bool		has_command = kr_guc_root_key_command && kr_guc_root_key_command[0] != '\0';
+	bool		ok;
 
-	*name = "";
-	if (has_file && has_command)
-		return KR_PROVIDER_AMBIGUOUS;
-	if (has_file)
+	if (key->purpose != KR_KEY_BOX || !kr_keyring_has(key->root_key_id))
+		return false;
+
+	open_page();
+	ok = unwrap(key);
+	if (ok)
+		kr_aead_box_public(public_key, page->data);
+	close_page();
+	return ok;
+}
+
+bool
+kr_keyring_box_open(const KrDataKey *key, const unsigned char *sealed, size_t len,
+					unsigned char *out)
+{
+	bool		ok;
+
+	if (key->purpose != KR_KEY_BOX || !kr_keyring_has(key->root_key_id))
+		return false;
+
+	open_page();
+	ok = unwrap(key) && kr_aead_box_open(out, sealed, len, page->data);
+	close_page();
+	return ok;
+}
+
+KrKeyCheck
+kr_keyring_check(const KrDataKey *key)
+{
+	KrKeyCheck	result;
+
+	if (!kr_keyring_has(key->root_key_id))
+		return KR_KEY_NO_ROOT_KEY;
+
+	open_page();
+	result = check(key);
+	close_page();
+	return result;
+}
+
+KrKeyCheck
+kr_keyring_rewrap(KrDataKey *key)
+{
+	KrKeyCheck	result;
+
+	if (!kr_keyring_has(key->root_key_id))
+		return KR_KEY_NO_ROOT_KEY;
+
+	open_page();
+	result = check(key);
+	if (result == KR_KEY_OPENS)
+		wrap(key);
+	close_page();
+	return result;
+}
+
+static KrProvider
+configured_source(const char **name)
+{
+	const struct
 	{
-		*name = kr_guc_root_key_file;
-		return KR_PROVIDER_FILE;
-	}
-	if (has_command)
+		KrProvider	provider;
+		const char *setting;
+	}			sources[] = {
+		{KR_PROVIDER_FILE, kr_guc_root_key_file},
+		{KR_PROVIDER_COMMAND, kr_guc_root_key_command},
+		{KR_PROVIDER_ENVIRONMENT, kr_guc_root_key_environment},
+	};
+	KrProvider	provider = KR_PROVIDER_GENERATED_FILE;
+
+	*name = NULL;
+	for (int i = 0; i < lengthof(sources); i++)
 	{
-		*name = kr_guc_root_key_command;
-		return KR_PROVIDER_COMMAND;
+		if (sources[i].setting == NULL || sources[i].setting[0] == '\0')
+			continue;
+		if (*name != NULL)
+		{
+			*name = "";
+			return KR_PROVIDER_AMBIGUOUS;
+		}
+		provider = sources[i].provider;
+		*name = sources[i].setting;
 	}
-	*name = kr_keyring_generated_path();
-	return KR_PROVIDER_GENERATED_FILE;
+	if (*name == NULL)
+		*name = kr_keyring_generated_path();
+	return provider;
 }
 
 /* Does the keyring still say what loading it anew would say? */
@@ -237,7 +307,11 @@ is_current(KrProvider provider, const char *name)
 		return source.config_loaded == PgReloadTime &&
 			!TimestampDifferenceExceeds(source.tried, GetCurrentTimestamp(),
 										KR_COMMAND_RETRY_MS);
-	if (!state.loaded || source.config_loaded != PgReloadTime)
+	if (!state.loaded)
+		return false;
+	if (provider == KR_PROVIDER_ENVIRONMENT)
+		return true;
+	if (source.config_loaded != PgReloadTime)
 		return false;
 	if (provider == KR_PROVIDER_COMMAND)
 		return true;
@@ -255,7 +329,7 @@ same_file(const struct stat *a, const struct stat *b)
 }
 
 /*
- * Load the key. Until that has worked the keyring holds none: one that was
+ * Load the keys. Until that has worked the keyring holds none: one that was
  * replaced must not go on being used because the new one is bad.
  */
 static void
@@ -263,7 +337,7 @@ load(KrProvider provider, const char *name)
 {
 	struct stat st;
 	char	   *copy = strdup(name);
-	bool		ok = false;
+	KrRootKeys *keys;
 
 	if (copy == NULL)
 		ereport(ERROR,
@@ -278,76 +352,73 @@ load(KrProvider provider, const char *name)
 	source.config_loaded = PgReloadTime;
 	source.tried = GetCurrentTimestamp();
 
-	sodium_mprotect_readwrite(page);
-	sodium_memzero(page, sizeof(*page));
-	sodium_mprotect_noaccess(page);
 	memset(&state, 0, sizeof(state));
 	state.provider = provider;
+	state.locked = page_locked;
+	if (provider == KR_PROVIDER_GENERATED_FILE)
+		state.can_create = stat(name, &st) != 0 && errno == ENOENT;
 
+	open_page();
+	sodium_memzero(page, sizeof(*page));
+	close_page();
+
+	keys = kr_locked_alloc(sizeof(*keys));
+	if (keys == NULL)
+	{
+		strlcpy(state.problem.detail, "No locked memory is to be had for root keys.",
+				sizeof(state.problem.detail));
+		return;
+	}
+
+	/* Waiting for a command may throw. */
+	PG_TRY();
+	{
+		if (get_keys(provider, name, keys))
+		{
+			open_page();
+			state.number = keys->number;
+			for (int i = 0; i < keys->number; i++)
+			{
+				memcpy(page->root[i], keys->key[i], KR_ROOT_KEY_BYTES);
+				kr_aead_fingerprint(state.root_key_ids[i], page->root[i], KR_PERSONAL_ROOT_KEY);
+			}
+			close_page();
+			state.loaded = true;
+		}
+	}
+	PG_FINALLY();
+	{
+		kr_locked_free(keys);
+	}
+	PG_END_TRY();
+}
+
+static bool
+get_keys(KrProvider provider, const char *name, KrRootKeys *keys)
+{
 	switch (provider)
 	{
 		case KR_PROVIDER_GENERATED_FILE:
-			state.can_create = stat(name, &st) != 0 && errno == ENOENT;
-			/* FALLTHROUGH */
 		case KR_PROVIDER_FILE:
-			sodium_mprotect_readwrite(page);
-			ok = kr_root_key_read_file(name, page->root, &source.st, &state.problem);
-			sodium_mprotect_noaccess(page);
-			break;
+			return kr_root_key_read_file(name, keys, &source.st, &state.problem);
 
 		case KR_PROVIDER_COMMAND:
-			ok = load_from_command(name);
-			break;
+			/* what is to be said of it if the wait is broken off */
+			strlcpy(state.problem.detail, "kessel.root_key_command was interrupted.",
+					sizeof(state.problem.detail));
+			return kr_root_key_run_command(name, kr_guc_root_key_timeout, keys, &state.problem);
+
+		case KR_PROVIDER_ENVIRONMENT:
+			return kr_root_key_read_environment(name, keys, &state.problem);
 
 		case KR_PROVIDER_AMBIGUOUS:
 			strlcpy(state.problem.detail,
-					"Both kessel.root_key_file and kessel.root_key_command are set.",
+					"More than one of kessel.root_key_file, kessel.root_key_command and kessel.root_key_environment is set.",
 					sizeof(state.problem.detail));
 			strlcpy(state.problem.hint, "Set one of them.", sizeof(state.problem.hint));
 			break;
 	}
-
-	if (ok)
-	{
-		sodium_mprotect_readonly(page);
-		fingerprint_of(page->root, KR_FINGERPRINT_PERSONAL, state.fingerprint);
-		sodium_mprotect_noaccess(page);
-	}
-	state.loaded = ok;
-}
-
-/* Waiting may throw: the page stays closed meanwhile. */
-static bool
-load_from_command(const char *command)
-{
-	unsigned char *key = sodium_malloc(KR_ROOT_KEY_BYTES);
-
-	if (key == NULL)
-		return false;
-
-	/* what is to be said of it if the wait is broken off */
-	strlcpy(state.problem.detail, "kessel.root_key_command was interrupted.",
-			sizeof(state.problem.detail));
-	PG_TRY();
-	{
-		if (kr_root_key_run_command(command, kr_guc_root_key_timeout,
-									key, &state.problem))
-		{
-			sodium_mprotect_readwrite(page);
-			memcpy(page->root, key, sizeof(page->root));
-			sodium_mprotect_noaccess(page);
-			state.loaded = true;
-		}
-	}
-	PG_CATCH();
-	{
-		sodium_free(key);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	sodium_free(key);
-	return state.loaded;
+	return false;
 }
 
 static void
@@ -356,7 +427,7 @@ make_page(void)
 	if (page != NULL)
 		return;
 
-	page = sodium_malloc(sizeof(*page));
+	page = kr_locked_new(sizeof(*page), &page_locked);
 	if (page == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -369,23 +440,34 @@ static void
 wipe_page(int code, Datum arg)
 {
 	state.loaded = false;
+	state.number = 0;
 	sodium_free(page);			/* opens it, wipes it, unmaps it */
 	page = NULL;
 }
 
-/*
- * A key is named by a hash of itself, which tells nothing about a random key
- * of 256 bits. The caller has opened the page that it lies in.
- */
 static void
-fingerprint_of(const unsigned char *key, const char *personal, char *text)
+open_page(void)
 {
-	unsigned char hash[crypto_generichash_blake2b_BYTES_MIN];	/* twice what is shown */
+	sodium_mprotect_readwrite(page);
+}
 
-	crypto_generichash_blake2b_salt_personal(hash, sizeof(hash), key, KR_ROOT_KEY_BYTES,
-											 NULL, 0, NULL,
-											 (const unsigned char *) personal);
-	sodium_bin2hex(text, KR_FINGERPRINT_LEN + 1, hash, KR_FINGERPRINT_LEN / 2);
+static void
+close_page(void)
+{
+	sodium_memzero(page->data, sizeof(page->data));
+	sodium_mprotect_noaccess(page);
+}
+
+/* Its place in the ring, or -1. */
+static int
+root_key_of(const char *root_key_id)
+{
+	for (int i = 0; i < state.number; i++)
+	{
+		if (strcmp(state.root_key_ids[i], root_key_id) == 0)
+			return i;
+	}
+	return -1;
 }
 
 /* What a wrapped key is bound to: nothing else may be done with it. */
@@ -397,6 +479,7 @@ key_aad(const KrDataKey *key, unsigned char *aad)
 	memcpy(p, KR_KEY_AAD_PREFIX, sizeof(KR_KEY_AAD_PREFIX));
 	p += sizeof(KR_KEY_AAD_PREFIX);
 	*p++ = KR_KEY_FORMAT;
+	*p++ = key->purpose == KR_KEY_BOX ? 'B' : 'S';
 	*p++ = key->has_tenant ? 1 : 0;
 	if (key->has_tenant)
 		memcpy(p, key->tenant_id.data, UUID_LEN);
@@ -410,15 +493,44 @@ key_aad(const KrDataKey *key, unsigned char *aad)
 	return p - aad;
 }
 
-/* Put the data key into the page, which the caller has opened. */
+/*
+ * From here on the page is open.
+ *
+ * Wrap the data key that stands in it by the primary root key.
+ */
+static void
+wrap(KrDataKey *key)
+{
+	unsigned char aad[KR_KEY_AAD_BYTES];
+	size_t		aad_len = key_aad(key, aad);
+
+	strlcpy(key->root_key_id, state.root_key_ids[0], sizeof(key->root_key_id));
+	randombytes_buf(key->nonce, sizeof(key->nonce));
+	kr_aead_seal(key->wrapped, page->data, sizeof(page->data),
+				 aad, aad_len, key->nonce, page->root[0]);
+}
+
+/* Put a data key into it whose root key is in the ring. */
 static bool
 unwrap(const KrDataKey *key)
 {
 	unsigned char aad[KR_KEY_AAD_BYTES];
 	size_t		aad_len = key_aad(key, aad);
 
-	return crypto_aead_xchacha20poly1305_ietf_decrypt(page->data, NULL, NULL,
-													  key->wrapped, sizeof(key->wrapped),
-													  aad, aad_len,
-													  key->nonce, page->root) == 0;
+	return kr_aead_open(page->data, key->wrapped, sizeof(key->wrapped),
+						aad, aad_len, key->nonce,
+						page->root[root_key_of(key->root_key_id)]);
+}
+
+static KrKeyCheck
+check(const KrDataKey *key)
+{
+	char		fingerprint[KR_FINGERPRINT_LEN + 1];
+
+	if (!unwrap(key))
+		return KR_KEY_ALTERED;
+	kr_aead_fingerprint(fingerprint, page->data, KR_PERSONAL_DATA_KEY);
+	if (key->fingerprint[0] != '\0' && strcmp(fingerprint, key->fingerprint) != 0)
+		return KR_KEY_ALTERED;
+	return KR_KEY_OPENS;
 }

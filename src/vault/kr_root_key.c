@@ -1,11 +1,19 @@
 /*
  * kr_root_key.c
- *	  Getting the root key from a file or a command, and making a key file.
+ *	  Getting root keys from a file, a command or the environment, and making a
+ *	  key file.
  *
- * Called by the keyring alone. Nothing is kept here: what passes through is in
- * memory of sodium_malloc(), locked and wiped when freed. A key that cannot be
- * had is no error but an answer (the vault is then sealed); only an interrupt
- * while a command runs is thrown.
+ * Called by the keyring alone. What passes through is in locked memory and
+ * wiped when freed; of the environment the text is kept, see below. Keys that
+ * cannot be had are no error but an answer (the vault is then sealed); only an
+ * interrupt while a command runs is thrown. No answer has any of a source's
+ * text in it: a line that is no key may be a key with a slip of the pen.
+ *
+ * A source is text with one key a line, in hexadecimal or base64. Blank lines
+ * and lines that begin with "#" do not count. One line that is neither makes
+ * the whole source unusable: going on without it could leave the wrong key
+ * first. A file or a command's output of just 32 bytes that are no text is one
+ * raw key.
  */
 #include "postgres.h"
 
@@ -24,15 +32,40 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "kr_locked.h"
 #include "kr_root_key.h"
 
-/* Whatever holds more than this is no key; base64 of one takes 44. */
-#define KR_KEY_TEXT_MAX 1024
+/* Eight keys and what is said of them; less than a page of locked memory. */
+#define KR_KEY_TEXT_MAX 4000
 
 /* A running command is looked after ever more rarely, up to this. */
 #define KR_COMMAND_NAP_MAX_MS 50
 
-static bool parse_key(const unsigned char *text, size_t len, unsigned char *key);
+/* What was taken out of the environment, see take_variable(). */
+typedef struct TakenVariable
+{
+	char	   *name;			/* malloc()ed */
+	char	   *text;			/* in pages of its own, inaccessible */
+	size_t		len;
+} TakenVariable;
+
+typedef enum AddResult
+{
+	ADDED,
+	NOT_A_KEY,
+	TOO_MANY
+} AddResult;
+
+static TakenVariable taken;
+
+static bool parse_keys(const char *source, const char *unit, const char *separators,
+					   const unsigned char *text, size_t len,
+					   KrRootKeys *keys, KrRootKeyProblem *problem);
+static bool is_blank(char c);
+static bool parse_raw(const unsigned char *text, size_t len, KrRootKeys *keys);
+static AddResult add_key(KrRootKeys *keys, const char *text, size_t len);
+static bool parse_key(const char *text, size_t len, unsigned char *key);
+static bool take_variable(const char *name, char *value);
 static bool file_is_private(const char *path, const struct stat *st,
 							KrRootKeyProblem *problem);
 static ssize_t read_up_to(int fd, unsigned char *buf, size_t size);
@@ -45,14 +78,18 @@ static bool explain(KrRootKeyProblem *problem, const char *hint,
 					const char *fmt,...) pg_attribute_printf(3, 4);
 
 static const char *const hint_format =
-"A root key is 32 random bytes: raw, as 64 hexadecimal digits, or in base64. Make one with: openssl rand -hex 32";
+"A root key is 32 random bytes, as 64 hexadecimal digits or in base64, one a line; \"#\" begins a comment line. Make one with: openssl rand -hex 32";
+
+static const char *const no_memory = "No locked memory is to be had for reading root keys.";
 
 bool
-kr_root_key_read_file(const char *path, unsigned char *key, struct stat *st,
+kr_root_key_read_file(const char *path, KrRootKeys *keys, struct stat *st,
 					  KrRootKeyProblem *problem)
 {
+	char		source[MAXPGPATH + 32];
 	unsigned char *buf;
 	ssize_t		len;
+	int			save_errno;
 	int			fd;
 	bool		ok;
 
@@ -69,25 +106,28 @@ kr_root_key_read_file(const char *path, unsigned char *key, struct stat *st,
 		return false;
 	}
 
-	buf = sodium_malloc(KR_KEY_TEXT_MAX);
+	buf = kr_locked_alloc(KR_KEY_TEXT_MAX + 1);
 	if (buf == NULL)
 	{
 		close(fd);
-		return explain(problem, "", "No locked memory is to be had for reading the key file.");
+		return explain(problem, "", "%s", no_memory);
 	}
-	len = read_up_to(fd, buf, KR_KEY_TEXT_MAX);
+	len = read_up_to(fd, buf, KR_KEY_TEXT_MAX + 1);
+	save_errno = errno;
 	close(fd);
-	ok = len >= 0 && parse_key(buf, len, key);
-	sodium_free(buf);
 
-	if (!ok)
-		return explain(problem, hint_format,
-					   "The key file \"%s\" does not hold a root key.", path);
-	return true;
+	snprintf(source, sizeof(source), "key file \"%s\"", path);
+	if (len < 0)
+		ok = explain(problem, "", "The %s cannot be read: %s.", source, strerror(save_errno));
+	else
+		ok = parse_raw(buf, len, keys) ||
+			parse_keys(source, "Line", "\n", buf, len, keys, problem);
+	kr_locked_free(buf);
+	return ok;
 }
 
 bool
-kr_root_key_run_command(const char *command, int timeout_s, unsigned char *key,
+kr_root_key_run_command(const char *command, int timeout_s, KrRootKeys *keys,
 						KrRootKeyProblem *problem)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -100,14 +140,14 @@ kr_root_key_run_command(const char *command, int timeout_s, unsigned char *key,
 	pid_t		pid;
 	int			fd;
 
-	buf = sodium_malloc(KR_KEY_TEXT_MAX);
+	buf = kr_locked_alloc(KR_KEY_TEXT_MAX + 1);
 	if (buf == NULL)
-		return explain(problem, "", "No locked memory is to be had for running kessel.root_key_command.");
+		return explain(problem, "", "%s", no_memory);
 
 	pid = start_command(command, &fd);
 	if (pid < 0)
 	{
-		sodium_free(buf);
+		kr_locked_free(buf);
 		return explain(problem, "", "kessel.root_key_command cannot be started: %s.",
 					   strerror(errno));
 	}
@@ -122,7 +162,9 @@ kr_root_key_run_command(const char *command, int timeout_s, unsigned char *key,
 		len = got;
 		status = how;
 		if (in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0)
-			parsed = parse_key(buf, len, key);
+			parsed = parse_raw(buf, len, keys) ||
+				parse_keys("output of kessel.root_key_command", "Line", "\n",
+						   buf, len, keys, problem);
 	}
 	PG_FINALLY();
 	{
@@ -134,24 +176,53 @@ kr_root_key_run_command(const char *command, int timeout_s, unsigned char *key,
 				;
 		}
 		close(fd);
-		sodium_free(buf);
+		kr_locked_free(buf);
 	}
 	PG_END_TRY();
 
-	if (parsed)
-		return true;
 	if (!in_time)
 		return explain(problem, "Find out why it hangs, or raise kessel.root_key_timeout.",
 					   "kessel.root_key_command did not end within %d seconds, or printed more than %d bytes.",
-					   timeout_s, KR_KEY_TEXT_MAX - 1);
+					   timeout_s, KR_KEY_TEXT_MAX);
 	if (WIFSIGNALED(status))
 		return explain(problem, "Run it by hand as the server's user.",
 					   "kessel.root_key_command was ended by signal %d.", WTERMSIG(status));
 	if (WEXITSTATUS(status) != 0)
 		return explain(problem, "Run it by hand as the server's user.",
 					   "kessel.root_key_command failed with exit code %d.", WEXITSTATUS(status));
-	return explain(problem, hint_format,
-				   "kessel.root_key_command did not print a root key.");
+	return parsed;
+}
+
+/*
+ * The server's environment cannot change while it runs: what was read once
+ * holds for the life of the backend.
+ */
+bool
+kr_root_key_read_environment(const char *name, KrRootKeys *keys,
+							 KrRootKeyProblem *problem)
+{
+	char		source[128];
+	char	   *value = getenv(name);
+	bool		ok;
+
+	snprintf(source, sizeof(source), "environment variable \"%s\"", name);
+	if (value != NULL)
+	{
+		/* what is no key may be somebody else's, and stays */
+		if (!parse_keys(source, "Item", " \t\r\n", (unsigned char *) value,
+						strlen(value), keys, problem))
+			return false;
+		return take_variable(name, value) || explain(problem, "", "%s", no_memory);
+	}
+	if (taken.name == NULL || strcmp(taken.name, name) != 0)
+		return explain(problem, "Set it where the server is started, and start the server anew.",
+					   "The %s is not set in the server's environment.", source);
+
+	sodium_mprotect_readonly(taken.text);
+	ok = parse_keys(source, "Item", " \t\r\n", (unsigned char *) taken.text, taken.len,
+					keys, problem);
+	sodium_mprotect_noaccess(taken.text);
+	return ok;
 }
 
 /*
@@ -172,17 +243,17 @@ kr_root_key_create_file(const char *path, KrRootKeyProblem *problem)
 	strlcpy(dir, path, sizeof(dir));
 	get_parent_directory(dir);
 
-	key = sodium_malloc(KR_ROOT_KEY_BYTES);
-	text = sodium_malloc(KR_ROOT_KEY_BYTES * 2 + 1);
+	key = kr_locked_alloc(KR_ROOT_KEY_BYTES);
+	text = kr_locked_alloc(KR_ROOT_KEY_BYTES * 2 + 1);
 	if (key == NULL || text == NULL)
 	{
-		sodium_free(key);
-		sodium_free(text);
+		kr_locked_free(key);
+		kr_locked_free(text);
 		return explain(problem, "", "No locked memory is to be had for a new root key.");
 	}
 	randombytes_buf(key, KR_ROOT_KEY_BYTES);
 	sodium_bin2hex(text, KR_ROOT_KEY_BYTES * 2 + 1, key, KR_ROOT_KEY_BYTES);
-	sodium_free(key);
+	kr_locked_free(key);
 	text[KR_ROOT_KEY_BYTES * 2] = '\n';
 
 	/* left by a process of the same number that died here */
@@ -200,7 +271,7 @@ kr_root_key_create_file(const char *path, KrRootKeyProblem *problem)
 			save_errno = errno;
 		unlink(tmp);
 	}
-	sodium_free(text);
+	kr_locked_free(text);
 
 	if (save_errno != 0)
 		return explain(problem, "Set kessel.root_key_file or kessel.root_key_command.",
@@ -212,49 +283,166 @@ kr_root_key_create_file(const char *path, KrRootKeyProblem *problem)
 }
 
 /*
- * 32 raw bytes, 64 hexadecimal digits, or base64 of 32 bytes; line ends after
- * it do not count. 32 printable characters are refused: a password, or half of
- * a key in hexadecimal, taken for raw bytes.
+ * What is between two separators is a key, or nothing, or, where that is a
+ * line, a comment. A NUL, like all else that does not belong there, makes it no
+ * key.
  */
 static bool
-parse_key(const unsigned char *text, size_t len, unsigned char *key)
+parse_keys(const char *source, const char *unit, const char *separators,
+		   const unsigned char *text, size_t len,
+		   KrRootKeys *keys, KrRootKeyProblem *problem)
 {
-	size_t		text_len = len;
-	size_t		raw_len = len;
-	size_t		out_len = 0;
-	bool		printable = true;
+	const char *p = (const char *) text;
+	const char *end = p + len;
+	bool		by_line = strcmp(separators, "\n") == 0;
+	int			number = 0;
 
-	while (text_len > 0 && strchr(" \t\r\n", text[text_len - 1]) != NULL && text[text_len - 1] != '\0')
-		text_len--;
-	if (raw_len == KR_ROOT_KEY_BYTES + 1 && text[KR_ROOT_KEY_BYTES] == '\n')
-		raw_len--;
+	keys->number = 0;
+	if (len > KR_KEY_TEXT_MAX)
+		return explain(problem, hint_format, "The %s has more than %d bytes.",
+					   source, KR_KEY_TEXT_MAX);
 
-	if (text_len == KR_ROOT_KEY_BYTES * 2)
+	while (p < end)
 	{
-		if (sodium_hex2bin(key, KR_ROOT_KEY_BYTES, (const char *) text, text_len,
+		const char *stop = p;
+		const char *next;
+
+		while (stop < end && (*stop == '\0' || strchr(separators, *stop) == NULL))
+			stop++;
+		next = stop + 1;
+		while (p < stop && is_blank(*p))
+			p++;
+		while (p < stop && is_blank(stop[-1]))
+			stop--;
+
+		if (by_line || p < stop)
+			number++;
+		if (p < stop && !(by_line && *p == '#'))
+		{
+			AddResult	added = add_key(keys, p, stop - p);
+
+			if (added == NOT_A_KEY)
+				return explain(problem, hint_format, "%s %d of the %s is no root key.",
+							   unit, number, source);
+			if (added == TOO_MANY)
+				return explain(problem, "Take out those that nothing needs any more.",
+							   "The %s has more than %d root keys.",
+							   source, KR_ROOT_KEYS_MAX);
+		}
+		p = next;
+	}
+
+	if (keys->number == 0)
+		return explain(problem, hint_format, "The %s has no root key in it.", source);
+	return true;
+}
+
+static bool
+is_blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+/*
+ * 32 bytes, or with a line end behind them. What could be text is never taken
+ * for raw bytes: a password, half a key in hexadecimal, a comment.
+ */
+static bool
+parse_raw(const unsigned char *text, size_t len, KrRootKeys *keys)
+{
+	bool		is_text = true;
+
+	if (len == KR_ROOT_KEY_BYTES + 1 && text[KR_ROOT_KEY_BYTES] == '\n')
+		len--;
+	if (len != KR_ROOT_KEY_BYTES)
+		return false;
+
+	for (size_t i = 0; i < len; i++)
+		is_text = is_text && ((text[i] >= 0x20 && text[i] < 0x7f) ||
+							  text[i] == '\t' || text[i] == '\r' || text[i] == '\n');
+	if (is_text || sodium_is_zero(text, KR_ROOT_KEY_BYTES))
+		return false;
+
+	memcpy(keys->key[0], text, KR_ROOT_KEY_BYTES);
+	keys->number = 1;
+	return true;
+}
+
+/* One that is there already changes nothing. */
+static AddResult
+add_key(KrRootKeys *keys, const char *text, size_t len)
+{
+	unsigned char *key = kr_locked_alloc(KR_ROOT_KEY_BYTES);
+	AddResult	result = ADDED;
+
+	if (key == NULL || !parse_key(text, len, key))
+		result = NOT_A_KEY;
+	else
+	{
+		bool		found = false;
+
+		for (int i = 0; i < keys->number && !found; i++)
+			found = sodium_memcmp(keys->key[i], key, KR_ROOT_KEY_BYTES) == 0;
+		if (!found && keys->number == KR_ROOT_KEYS_MAX)
+			result = TOO_MANY;
+		else if (!found)
+			memcpy(keys->key[keys->number++], key, KR_ROOT_KEY_BYTES);
+	}
+	if (key != NULL)
+		kr_locked_free(key);
+	return result;
+}
+
+/* 64 hexadecimal digits or base64 of 32 bytes. */
+static bool
+parse_key(const char *text, size_t len, unsigned char *key)
+{
+	size_t		out_len = 0;
+
+	if (len == KR_ROOT_KEY_BYTES * 2)
+	{
+		if (sodium_hex2bin(key, KR_ROOT_KEY_BYTES, text, len,
 						   NULL, &out_len, NULL) != 0)
 			return false;
 	}
-	else if (text_len == 43 || text_len == 44)
+	else if (len == 43 || len == 44)
 	{
-		int			variant = text_len == 44 ? sodium_base64_VARIANT_ORIGINAL :
+		int			variant = len == 44 ? sodium_base64_VARIANT_ORIGINAL :
 		sodium_base64_VARIANT_ORIGINAL_NO_PADDING;
 
-		if (sodium_base642bin(key, KR_ROOT_KEY_BYTES, (const char *) text, text_len,
+		if (sodium_base642bin(key, KR_ROOT_KEY_BYTES, text, len,
 							  NULL, &out_len, NULL, variant) != 0)
 			return false;
 	}
-	else if (raw_len == KR_ROOT_KEY_BYTES)
-	{
-		for (int i = 0; i < KR_ROOT_KEY_BYTES; i++)
-			printable = printable && text[i] >= 0x20 && text[i] < 0x7f;
-		if (printable)
-			return false;
-		memcpy(key, text, KR_ROOT_KEY_BYTES);
-		out_len = KR_ROOT_KEY_BYTES;
-	}
-
 	return out_len == KR_ROOT_KEY_BYTES && !sodium_is_zero(key, KR_ROOT_KEY_BYTES);
+}
+
+/*
+ * Keep a variable's value in locked memory and take it out of the environment
+ * of this process: what it starts from now on (COPY ... PROGRAM) has it not.
+ */
+static bool
+take_variable(const char *name, char *value)
+{
+	TakenVariable fresh = {0};
+
+	fresh.len = strlen(value);
+	fresh.name = strdup(name);
+	fresh.text = fresh.name ? kr_locked_new(fresh.len + 1, NULL) : NULL;
+	if (fresh.text == NULL)
+	{
+		free(fresh.name);
+		return false;
+	}
+	memcpy(fresh.text, value, fresh.len);
+	sodium_mprotect_noaccess(fresh.text);
+	sodium_memzero(value, fresh.len);
+	unsetenv(name);
+
+	free(taken.name);
+	sodium_free(taken.text);
+	taken = fresh;
+	return true;
 }
 
 /*
@@ -388,7 +576,7 @@ close_others(void)
 
 /*
  * Collect the command's output till it has ended. False if it has not by the
- * deadline, or prints more than a key; the caller then ends it. Its end counts,
+ * deadline, or prints too much; the caller then ends it. Its end counts,
  * not that of its output: something it left in the background may hold that.
  */
 static bool
@@ -407,15 +595,15 @@ await_command(pid_t pid, int fd, TimestampTz deadline,
 		got = waitpid(pid, status, WNOHANG);
 		ended = got == pid;
 
-		while (*len < KR_KEY_TEXT_MAX &&
-			   ((n = read(fd, buf + *len, KR_KEY_TEXT_MAX - *len)) > 0 ||
+		while (*len <= KR_KEY_TEXT_MAX &&
+			   ((n = read(fd, buf + *len, KR_KEY_TEXT_MAX + 1 - *len)) > 0 ||
 				(n < 0 && errno == EINTR)))
 			*len += Max(n, 0);
 
 		if (ended)
 			return true;		/* too much output is no key either */
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-		if (left <= 0 || *len >= KR_KEY_TEXT_MAX)
+		if (left <= 0 || *len > KR_KEY_TEXT_MAX)
 			return false;
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

@@ -1,6 +1,6 @@
 /*
  * kr_root_key.h
- *	  Where the root key comes from: a file or a command.
+ *	  Where root keys come from: a file, a command or the environment.
  */
 #ifndef KR_ROOT_KEY_H
 #define KR_ROOT_KEY_H
@@ -10,6 +10,14 @@
 #include <sys/stat.h>
 
 #define KR_ROOT_KEY_BYTES 32
+#define KR_ROOT_KEYS_MAX 8
+
+/* In the caller's locked memory; no key stands in it twice. */
+typedef struct KrRootKeys
+{
+	int			number;
+	unsigned char key[KR_ROOT_KEYS_MAX][KR_ROOT_KEY_BYTES];
+} KrRootKeys;
 
 /* Why there is no key; of fixed size, so that telling it cannot fail. */
 typedef struct KrRootKeyProblem
@@ -19,15 +27,18 @@ typedef struct KrRootKeyProblem
 } KrRootKeyProblem;
 
 /*
- * All return false and fill problem where the key cannot be had. key has room
- * for KR_ROOT_KEY_BYTES, in the caller's locked memory. *st is what the file
- * was when it was read.
+ * Each fills in keys, in the order in which the source has them, or returns
+ * false and fills in problem. *st is what the file was when it was read.
  */
-extern bool kr_root_key_read_file(const char *path, unsigned char *key,
+extern bool kr_root_key_read_file(const char *path, KrRootKeys *keys,
 								  struct stat *st, KrRootKeyProblem *problem);
 extern bool kr_root_key_run_command(const char *command, int timeout_s,
-									unsigned char *key,
+									KrRootKeys *keys,
 									KrRootKeyProblem *problem);
+extern bool kr_root_key_read_environment(const char *name, KrRootKeys *keys,
+										 KrRootKeyProblem *problem);
+
+/* Make a key file with one new key. */
 extern bool kr_root_key_create_file(const char *path,
 									KrRootKeyProblem *problem);
 
