@@ -13,7 +13,7 @@
  * An open secret, wiped when it is closed or when the memory context that was
  * current at opening goes away, whichever comes first; an error in between
  * leaks nothing. Up to KR_SECRET_LOCKED_MAX bytes it lies in locked memory of
- * sodium_malloc().
+ * kr_locked_alloc().
  */
 typedef struct KrSecret
 {

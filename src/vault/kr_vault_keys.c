@@ -18,19 +18,21 @@
 #include "kr_vault_int.h"
 
 static const KrKeyringState *keyring_for_sealing(void);
+static char *missing_root_key(void);
+static char *root_keys_in_place(const KrKeyringState *keyring);
 
 void
 kr_vault_key_for_sealing(const pg_uuid_t *tenant_id, KrDataKey *key)
 {
-	const KrKeyringState *keyring = keyring_for_sealing();
+	(void) keyring_for_sealing();
 
 	if (!kr_rows_active_key(tenant_id, key))
 	{
-		char	   *other = kr_rows_other_root_key(keyring->fingerprint);
+		char	   *missing = missing_root_key();
 
 		/* A wrong root key in place must not become a second one. */
-		if (other != NULL)
-			kr_vault_raise_sealed(other);
+		if (missing != NULL)
+			kr_vault_raise_sealed(missing);
 
 		memset(key, 0, sizeof(*key));
 		kr_vault_new_id(&key->id);
@@ -42,26 +44,26 @@ kr_vault_key_for_sealing(const pg_uuid_t *tenant_id, KrDataKey *key)
 		if (!kr_rows_active_key(tenant_id, key))
 			elog(ERROR, "the new data key is not there");
 	}
-	if (strcmp(key->root_key_id, keyring->fingerprint) != 0)
+	if (!kr_keyring_has(key->root_key_id))
 		kr_vault_raise_sealed(key->root_key_id);
 }
 
 void
 kr_vault_key_by_id(const pg_uuid_t *key_id, KrDataKey *key)
 {
-	const KrKeyringState *keyring = keyring_for_sealing();
+	(void) keyring_for_sealing();
 
 	if (!kr_rows_active_key_by_id(key_id, key))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("there is no active key %s", kr_vault_uuid_text(key_id)),
 				 errhint("Leave the key out to use the one that is due.")));
-	if (strcmp(key->root_key_id, keyring->fingerprint) != 0)
+	if (!kr_keyring_has(key->root_key_id))
 		kr_vault_raise_sealed(key->root_key_id);
 }
 
 /*
- * A key file is made where neither setting names a source, and only as long
+ * A key file is made where no setting names a source, and only as long
  * as nothing is wrapped by a root key that got lost.
  */
 static const KrKeyringState *
@@ -71,7 +73,7 @@ keyring_for_sealing(void)
 
 	if (!keyring->loaded && keyring->can_create)
 	{
-		char	   *lost = kr_rows_other_root_key("");
+		char	   *lost = missing_root_key();
 
 		if (lost != NULL)
 			kr_vault_raise_sealed(lost);
@@ -80,6 +82,31 @@ keyring_for_sealing(void)
 	if (!keyring->loaded)
 		kr_vault_raise_sealed(NULL);
 	return keyring;
+}
+
+/* One that wraps some data key and is not in place, or NULL. */
+static char *
+missing_root_key(void)
+{
+	List	   *used = kr_rows_root_keys();
+
+	for (int i = 0; i < list_length(used); i++)
+	{
+		if (!kr_keyring_has(list_nth(used, i)))
+			return list_nth(used, i);
+	}
+	return NULL;
+}
+
+static char *
+root_keys_in_place(const KrKeyringState *keyring)
+{
+	StringInfoData ids;
+
+	initStringInfo(&ids);
+	for (int i = 0; i < keyring->number; i++)
+		appendStringInfo(&ids, "%s%s", i > 0 ? ", " : "", keyring->root_key_ids[i]);
+	return ids.data;
 }
 
 /*
@@ -95,8 +122,9 @@ kr_vault_raise_sealed(const char *wanted)
 		ereport(ERROR,
 				(errcode(KR_ERR_VAULT_SEALED),
 				 errmsg("the vault is sealed"),
-				 errdetail("It wants the root key %s; the one in place is %s.",
-						   wanted, keyring->fingerprint),
+				 errdetail_plural("It wants the root key %s; the one in place is %s.",
+								  "It wants the root key %s; those in place are %s.",
+								  keyring->number, wanted, root_keys_in_place(keyring)),
 				 errhint("Put the right root key in place. SELECT * FROM vault.status() tells more.")));
 	ereport(ERROR,
 			(errcode(KR_ERR_VAULT_SEALED),

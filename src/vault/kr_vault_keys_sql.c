@@ -39,18 +39,6 @@ PG_FUNCTION_INFO_V1(kr_vault_sql_rotate_root_key);
 /* As many are named in a warning; the rest is counted. */
 #define KR_ROTATE_NAMED 8
 
-/*
- * The root keys that anything is wrapped by, in order. They are few and keys
- * many: it goes from one to the next through the index on root_key_id.
- */
-static const char *const used_root_keys =
-"WITH RECURSIVE used AS ("
-" SELECT pg_catalog.min(root_key_id) AS id FROM vault.keys WHERE status <> 'destroyed'"
-" UNION ALL"
-" SELECT (SELECT pg_catalog.min(k.root_key_id) FROM vault.keys k WHERE k.status <> 'destroyed' AND k.root_key_id > u.id)"
-" FROM used u WHERE u.id IS NOT NULL)"
-" SELECT id FROM used WHERE id IS NOT NULL";
-
 static const char *const keys_to_wrap =
 "SELECT id, tenant_id, purpose, root_key_id, fingerprint, nonce, wrapped_key FROM vault.keys"
 " WHERE status <> 'destroyed' AND root_key_id <> $1";
@@ -176,25 +164,19 @@ kr_vault_sql_rotate_root_key(PG_FUNCTION_ARGS)
 static RootKeyUse
 look_at_use(const KrKeyringState *keyring, MemoryContext cxt)
 {
-	static SPIPlanPtr plan = NULL;
 	RootKeyUse	use = {0};
-	List	   *used = NIL;
+	List	   *used;
 	KrSpi		scope;
-	MemoryContext spi;
 
 	kr_spi_begin(&scope);
-	kr_spi_read(&plan, used_root_keys, 0, NULL, NULL);
-	spi = MemoryContextSwitchTo(cxt);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		used = lappend(used, kr_spi_text(i, 1, cxt));
-	MemoryContextSwitchTo(spi);
-	kr_spi_end(&scope);
+	used = kr_rows_root_keys();
 	MemoryContextSwitchTo(cxt);
-
 	for (int i = 0; i < list_length(used); i++)
 	{
-		if (!kr_keyring_has(list_nth(used, i)))
-			use.wanted = lappend(use.wanted, list_nth(used, i));
+		char	   *id = list_nth(used, i);
+
+		if (!kr_keyring_has(id))
+			use.wanted = lappend(use.wanted, pstrdup(id));
 	}
 	for (int i = 1; i < keyring->number; i++)
 	{
@@ -205,6 +187,8 @@ look_at_use(const KrKeyringState *keyring, MemoryContext cxt)
 		else
 			use.unused = lappend(use.unused, id);
 	}
+	kr_spi_end(&scope);
+	MemoryContextSwitchTo(cxt);
 	return use;
 }
 

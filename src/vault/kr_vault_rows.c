@@ -34,8 +34,7 @@ typedef enum RowsQuery
 	INFRA_KEY,
 	KEY_BY_ID,
 	INSERT_KEY,
-	OTHER_ROOT_KEY,
-	OTHER_ROOT_KEYS,
+	ROOT_KEYS,
 } RowsQuery;
 
 #define MAX_ARGS 10
@@ -118,16 +117,13 @@ static const struct
 		" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
 		6, {UUIDOID, TEXTOID, BYTEAOID, BYTEAOID, UUIDOID, TEXTOID}
 	},
-	/* not "<>": these two ranges find the odd one by index */
-	[OTHER_ROOT_KEY] = {
-		"(SELECT root_key_id FROM vault.keys WHERE status <> 'destroyed' AND root_key_id < $1 LIMIT 1)"
-		" UNION ALL (SELECT root_key_id FROM vault.keys WHERE status <> 'destroyed' AND root_key_id > $1 LIMIT 1)",
-		1, {TEXTOID}
-	},
-	[OTHER_ROOT_KEYS] = {
-		"SELECT COALESCE(pg_catalog.array_agg(DISTINCT root_key_id), '{}') FROM vault.keys"
-		" WHERE status <> 'destroyed' AND root_key_id <> $1",
-		1, {TEXTOID}
+	/* they are few and keys many: from one to the next through the index */
+	[ROOT_KEYS] = {
+		"WITH RECURSIVE used AS ("
+		" SELECT pg_catalog.min(root_key_id) AS id FROM vault.keys WHERE status <> 'destroyed'"
+		" UNION ALL SELECT (SELECT pg_catalog.min(k.root_key_id) FROM vault.keys k"
+		" WHERE k.status <> 'destroyed' AND k.root_key_id > u.id) FROM used u WHERE u.id IS NOT NULL)"
+		" SELECT id FROM used WHERE id IS NOT NULL", 0
 	},
 };
 
@@ -286,27 +282,17 @@ kr_rows_insert_key(const KrDataKey *key)
 	run(INSERT_KEY, values, nulls, false);
 }
 
-char *
-kr_rows_other_root_key(const char *root_key_id)
+List *
+kr_rows_root_keys(void)
 {
-	Datum		values[] = {CStringGetTextDatum(root_key_id)};
-	bool		isnull;
-
-	if (run(OTHER_ROOT_KEY, values, NULL, false) == 0)
-		return NULL;
-	return TextDatumGetCString(column(1, &isnull));
-}
-
-ArrayType *
-kr_rows_other_root_keys(const char *root_key_id)
-{
-	Datum		values[] = {CStringGetTextDatum(root_key_id)};
-	bool		isnull;
+	List	   *ids = NIL;
 
 	kr_spi_push_snapshot();
-	run(OTHER_ROOT_KEYS, values, NULL, true);
+	run(ROOT_KEYS, NULL, NULL, true);
 	PopActiveSnapshot();
-	return DatumGetArrayTypeP(column(1, &isnull));
+	for (uint64 i = 0; i < SPI_processed; i++)
+		ids = lappend(ids, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+	return ids;
 }
 
 static uint64

@@ -8,7 +8,7 @@
 
 #include "postgres.h"
 
-#include "utils/array.h"
+#include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -61,8 +61,7 @@ extern bool kr_rows_active_key(const pg_uuid_t *tenant_id, KrDataKey *key);
 extern bool kr_rows_active_key_by_id(const pg_uuid_t *id, KrDataKey *key);
 extern void kr_rows_insert_key(const KrDataKey *key);
 
-/* A root key other than this one that some data key is wrapped by, or NULL. */
-extern char *kr_rows_other_root_key(const char *root_key_id);
-extern ArrayType *kr_rows_other_root_keys(const char *root_key_id);
+/* The ids of all root keys that some data key is wrapped by, as strings. */
+extern List *kr_rows_root_keys(void);
 
 #endif							/* KR_VAULT_ROWS_H */

@@ -24,6 +24,7 @@
 
 #include "kr_compat.h"
 #include "kr_error.h"
+#include "kr_locked.h"
 #include "kr_vault_int.h"
 
 #define KR_SECRET_AAD_PREFIX "kessel.secret"
@@ -32,7 +33,7 @@
 typedef struct OwnedSecret
 {
 	KrSecret	secret;			/* must be first */
-	bool		is_locked;		/* of sodium_malloc() */
+	bool		is_locked;		/* of kr_locked_alloc() */
 	MemoryContextCallback callback;
 } OwnedSecret;
 
@@ -206,7 +207,7 @@ kr_vault_new_secret(size_t len)
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &owned->callback);
 
 	owned->is_locked = len <= KR_SECRET_LOCKED_MAX;
-	owned->secret.value = owned->is_locked ? sodium_malloc(len + 1) : palloc(len + 1);
+	owned->secret.value = owned->is_locked ? kr_locked_alloc(len + 1) : palloc(len + 1);
 	if (owned->secret.value == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -240,8 +241,6 @@ kr_vault_to_utf8(const char *value, size_t *len)
 static KrOpenResult
 check_openable(const KrSecretRow *row)
 {
-	const KrKeyringState *keyring;
-
 	if (!row->has_key)
 		return KR_OPEN_NO_KEY;
 	if (VARSIZE_ANY_EXHDR(row->sealed) < 1 + KR_TAG_BYTES ||
@@ -249,8 +248,8 @@ check_openable(const KrSecretRow *row)
 		VARSIZE_ANY_EXHDR(row->nonce) != KR_NONCE_BYTES)
 		return KR_OPEN_ALTERED;
 
-	keyring = kr_keyring_load();
-	if (!keyring->loaded || strcmp(keyring->fingerprint, row->key.root_key_id) != 0)
+	(void) kr_keyring_load();
+	if (!kr_keyring_has(row->key.root_key_id))
 		return KR_OPEN_SEALED;
 	return KR_OPEN_OK;
 }
@@ -287,7 +286,7 @@ free_secret(void *arg)
 	OwnedSecret *owned = arg;
 
 	if (owned->is_locked)
-		sodium_free(owned->secret.value);
+		kr_locked_free(owned->secret.value);
 	else if (owned->secret.value != NULL)
 		sodium_memzero(owned->secret.value, owned->secret.len);
 	owned->secret.value = NULL;

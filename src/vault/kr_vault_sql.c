@@ -14,13 +14,10 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
-#include "utils/array.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
 #include "kr_compat.h"
@@ -36,7 +33,6 @@ PG_FUNCTION_INFO_V1(kr_vault_sql_reveal);
 PG_FUNCTION_INFO_V1(kr_vault_sql_reveal_name);
 PG_FUNCTION_INFO_V1(kr_vault_sql_open);
 PG_FUNCTION_INFO_V1(kr_vault_sql_check);
-PG_FUNCTION_INFO_V1(kr_vault_sql_status);
 PG_FUNCTION_INFO_V1(kr_vault_sql_guard);
 
 /* A text argument, detoasted; .text is NULL for NULL. */
@@ -212,71 +208,6 @@ kr_vault_sql_check(PG_FUNCTION_ARGS)
 	if (result == KR_OPEN_OK)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(kr_vault_reason(result)));
-}
-
-/* vault.status(): one row, and never an error because of what it reports. */
-Datum
-kr_vault_sql_status(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	const KrKeyringState *keyring;
-	KrSpi		scope;
-	ArrayType  *wanted;
-	Datum		values[6];
-	bool		nulls[6] = {false};
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext spi;
-	bool		wants_other;
-	const char *detail = NULL;
-	const char *hint = NULL;
-
-	InitMaterializedSRF(fcinfo, 0);
-
-	keyring = kr_keyring_load();
-	kr_spi_begin(&scope);
-	wanted = kr_rows_other_root_keys(keyring->loaded ? keyring->fingerprint : "");
-	spi = MemoryContextSwitchTo(caller);
-	wanted = DatumGetArrayTypePCopy(PointerGetDatum(wanted));
-	MemoryContextSwitchTo(spi);
-	kr_spi_end(&scope);
-	MemoryContextSwitchTo(caller);
-	wants_other = ArrayGetNItems(ARR_NDIM(wanted), ARR_DIMS(wanted)) > 0;
-
-	if (!keyring->loaded && keyring->can_create && !wants_other)
-	{
-		detail = psprintf("A key file \"%s\" is made when the first secret is stored.",
-						  kr_keyring_generated_path());
-		hint = "For production set kessel.root_key_file or kessel.root_key_command first.";
-	}
-	else if (!keyring->loaded)
-	{
-		detail = keyring->problem.detail;
-		hint = keyring->problem.hint;
-	}
-	else if (wants_other)
-	{
-		detail = "Some secrets are sealed under a root key that is not at hand.";
-		hint = "Put the root key with the wanted id in place and run pg_reload_conf().";
-	}
-	else if (keyring->provider == KR_PROVIDER_GENERATED_FILE)
-	{
-		detail = psprintf("The root key lies in \"%s\", inside the data directory: every base backup carries it along, and pg_upgrade leaves it behind.",
-						  kr_keyring_generated_path());
-		hint = "For production move it out of the data directory and name it in kessel.root_key_file.";
-	}
-
-	values[0] = BoolGetDatum(wants_other || (!keyring->loaded && !keyring->can_create));
-	values[1] = CStringGetTextDatum(kr_keyring_provider_name(keyring->provider));
-	nulls[2] = !keyring->loaded;
-	values[2] = CStringGetTextDatum(keyring->fingerprint);
-	values[3] = PointerGetDatum(wanted);
-	nulls[4] = detail == NULL;
-	values[4] = detail ? CStringGetTextDatum(detail) : (Datum) 0;
-	nulls[5] = hint == NULL || hint[0] == '\0';
-	values[5] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-
-	return (Datum) 0;
 }
 
 /*

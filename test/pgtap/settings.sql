@@ -7,9 +7,10 @@ SELECT * FROM no_plan();
 SELECT * FROM vault.status() LIMIT 0;
 
 SELECT results_eq($$SELECT name, setting, coalesce(unit, ''), context FROM pg_settings WHERE name LIKE 'kessel.%'
-                     AND name IN ('kessel.connect_timeout', 'kessel.root_key_command', 'kessel.root_key_file', 'kessel.root_key_timeout', 'kessel.tenant') ORDER BY name$$,
+                     AND name IN ('kessel.connect_timeout', 'kessel.root_key_command', 'kessel.root_key_environment', 'kessel.root_key_file', 'kessel.root_key_timeout', 'kessel.tenant') ORDER BY name$$,
                   $$VALUES ('kessel.connect_timeout', '5', 's', 'user'),
                            ('kessel.root_key_command', '', '', 'sighup'),
+                           ('kessel.root_key_environment', '', '', 'sighup'),
                            ('kessel.root_key_file', '', '', 'sighup'),
                            ('kessel.root_key_timeout', '10', 's', 'sighup'),
                            ('kessel.tenant', '', '', 'user')$$,
