@@ -86,9 +86,9 @@ foreach my $case (
     [ 'exit 3',                     qr/exit code 3/,            'a command that fails' ],
     [ 'kill -9 $$',                 qr/ended by signal 9/,      'a command that is killed' ],
     [ "cat '$dir/key'; exit 1",     qr/exit code 1/,            'a key and a failure' ],
-    [ 'echo rubbish',                 qr/did not print a root key/, 'rubbish' ],
+    [ 'echo rubbish',               qr/Line 1 of the output of kessel.root_key_command is no root key/, 'rubbish' ],
     [ 'head -c 100000 /dev/zero',   qr/did not |more than|signal/, 'too much' ],
-    [ ':',                          qr/did not print a root key/, 'nothing' ],
+    [ ':',                          qr/has no root key in it/,   'nothing' ],
     [ '/no/such/program',           qr/exit code 127/,          'no such program' ])
 {
     my ($command, $pattern, $name) = @$case;
