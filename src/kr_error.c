@@ -78,7 +78,7 @@ static const ErrorData *replaced = NULL;
 static void emit_log(ErrorData *edata);
 static void emit_replacement(ErrorData *edata);
 static void hide_in_place(ErrorData *edata);
-static bool is_audit(const ErrorData *edata);
+static bool has_format(const ErrorData *edata, const char *format);
 static bool record_has_secret(const ErrorData *edata);
 static bool statement_is_hidden(void);
 static bool text_names_secret(const char *text);
@@ -135,7 +135,9 @@ emit_log(ErrorData *edata)
 		edata->lineno = replaced->lineno;
 		edata->funcname = replaced->funcname;
 	}
-	else if (record_has_secret(edata))
+	else if (has_format(edata, KR_ERROR_ALERT_FORMAT))
+		edata->elevel = WARNING;
+	else if (!has_format(edata, KR_ERROR_AUDIT_FORMAT) && record_has_secret(edata))
 	{
 		if (edata->elevel >= ERROR && MyBackendType == B_BACKEND)
 			pgstat_report_activity(STATE_RUNNING, KR_WITHHELD_LABEL);
@@ -195,19 +197,16 @@ hide_in_place(ErrorData *edata)
 												"The statement carries a secret; the detail is withheld.");
 }
 
-/* No SQL can give a record this format: RAISE fills in a "%s". */
+/* No SQL can give a record such a format: RAISE fills in a "%s". */
 static bool
-is_audit(const ErrorData *edata)
+has_format(const ErrorData *edata, const char *format)
 {
-	return edata->message_id != NULL &&
-		strcmp(edata->message_id, KR_ERROR_AUDIT_FORMAT) == 0;
+	return edata->message_id != NULL && strcmp(edata->message_id, format) == 0;
 }
 
 static bool
 record_has_secret(const ErrorData *edata)
 {
-	if (is_audit(edata))
-		return false;
 	return statement_is_hidden() ||
 		text_names_secret(debug_query_string) ||
 		text_names_secret(edata->message) ||

@@ -35,10 +35,12 @@ extern void kr_error_hide_statement(const char *label);
 extern void kr_error_rethrow_hidden(MemoryContext cxt) pg_attribute_noreturn();
 
 /*
- * The format of a line that the audit writes, with errmsg_internal(). It holds
- * no text of a statement and is logged whatever statement runs.
+ * The formats of lines that the audit writes with errmsg_internal(), as
+ * LOG_SERVER_ONLY. They hold no text of a statement and are logged whatever
+ * statement runs. An alert is logged as a WARNING, which no client gets.
  */
 #define KR_ERROR_AUDIT_FORMAT "kessel_audit: %s"
+#define KR_ERROR_ALERT_FORMAT "kessel_alert: %s"
 
 extern void kr_error_init(void);
 

@@ -10,6 +10,9 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
+#include "miscadmin.h"
 #include "utils/guc.h"
 
 #include "kr_guc.h"
@@ -20,6 +23,9 @@
 /* Longest name of an environment variable; shorter than any key. */
 #define KR_VARIABLE_MAX 40
 
+int			kr_guc_alert_failures = 20;
+int			kr_guc_alert_reveals = 100;
+int			kr_guc_audit_buffer_size = 4096;
 int			kr_guc_connect_timeout = 5;
 int			kr_guc_connection_idle_timeout = 600;
 bool		kr_guc_cross_tenant_writes = false;
@@ -37,6 +43,51 @@ static bool check_tenant(char **newval, void **extra, GucSource source);
 void
 kr_guc_init(void)
 {
+	DefineCustomIntVariable("kessel.alert_failures",
+							"Sets how many failures to open a secret within a minute, of one role, raise an alert.",
+							"An alert when there are more. 0 turns it off.",
+							&kr_guc_alert_failures,
+							20,
+							0,
+							INT_MAX,
+							PGC_SIGHUP,
+							0,
+							NULL,
+							NULL,
+							NULL);
+
+	DefineCustomIntVariable("kessel.alert_reveals",
+							"Sets how many secrets revealed within a minute, to one role, raise an alert.",
+							"An alert when there are more. 0 turns it off.",
+							&kr_guc_alert_reveals,
+							100,
+							0,
+							INT_MAX,
+							PGC_SIGHUP,
+							0,
+							NULL,
+							NULL,
+							NULL);
+
+	/*
+	 * 4 MB hold 16,000 single records, or what reading 80,000 secrets through
+	 * a view leaves. Where the library is not preloaded, there is no such
+	 * memory and the setting, which may stand in postgresql.conf all the same,
+	 * means nothing; then it must not be PGC_POSTMASTER.
+	 */
+	DefineCustomIntVariable("kessel.audit_buffer_size",
+							"Sets the size of the shared memory through which audit records reach app.audit_log.",
+							"0 leaves them in the server's log only.",
+							&kr_guc_audit_buffer_size,
+							4096,
+							0,
+							1024 * 1024,
+							process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
+							GUC_UNIT_KB,
+							NULL,
+							NULL,
+							NULL);
+
 	DefineCustomIntVariable("kessel.connect_timeout",
 							"Sets the longest time to wait for a connection to a data source.",
 							NULL,

@@ -5,6 +5,9 @@
 #ifndef KR_GUC_H
 #define KR_GUC_H
 
+extern int	kr_guc_alert_failures;	/* per minute and role; 0: off */
+extern int	kr_guc_alert_reveals;	/* per minute and role; 0: off */
+extern int	kr_guc_audit_buffer_size;	/* kB; 0: none */
 extern int	kr_guc_connect_timeout; /* seconds */
 extern int	kr_guc_connection_idle_timeout; /* seconds; 0: off */
 extern bool kr_guc_cross_tenant_writes;

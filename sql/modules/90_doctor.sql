@@ -48,6 +48,7 @@ DECLARE
     session boolean := 'kessel_router' = ANY (pg_catalog.string_to_array(pg_catalog.translate(pg_catalog.current_setting('session_preload_libraries'), ' "', ''), ','));
     extension record;
     vault_status record;
+    audit record;
     names text[];
     number bigint;
 BEGIN
@@ -82,6 +83,27 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
         ok := false; detail := SQLERRM; hint := 'Look at kessel.root_key_file and kessel.root_key_command.';
     END;
+    RETURN NEXT;
+
+    "check" := 'audit lines';
+    ok := pg_catalog.current_setting('log_min_messages') NOT IN ('fatal', 'panic');
+    detail := CASE WHEN ok THEN 'Every open of a secret is a line in the server''s log.'
+                   ELSE 'The server''s log gets no audit lines: log_min_messages = ' || pg_catalog.current_setting('log_min_messages') END;
+    hint := CASE WHEN NOT ok THEN 'Set log_min_messages to log, error or less.' END;
+    RETURN NEXT;
+
+    SELECT * INTO audit FROM kessel.audit_status() a;
+    "check" := 'audit table';
+    ok := audit.buffer_kb > 0 AND audit.lost = 0 AND audit.failed_starts = 0;
+    detail := CASE WHEN audit.buffer_kb = 0 THEN 'Audit records are in the server''s log only: a worker writes app.audit_log where the library is in shared_preload_libraries.'
+                   WHEN audit.lost > 0 THEN pg_catalog.format('%s audit records found no room since the server''s start and are in its log only.', audit.lost)
+                   WHEN audit.failed_starts > 0 THEN pg_catalog.format('No worker could be had %s times since the server''s start; %s audit records wait.', audit.failed_starts, audit.pending)
+                   ELSE 'A worker writes audit records into app.audit_log, too.' END;
+    hint := CASE WHEN ok THEN NULL
+                 WHEN audit.buffer_kb = 0 AND NOT shared THEN pg_catalog.format('Put this line into postgresql.conf and restart: %s', kessel._line_to_preload('shared_preload_libraries'))
+                 WHEN audit.buffer_kb = 0 THEN 'Set kessel.audit_buffer_size, if it is 0, and restart.'
+                 WHEN audit.lost > 0 THEN 'Raise kessel.audit_buffer_size and restart, if this happens often.'
+                 ELSE 'Raise max_worker_processes and restart.' END;
     RETURN NEXT;
 
     SELECT pg_catalog.count(*) INTO number FROM app.data_sources s;

@@ -21,7 +21,7 @@
 #include "access/xact.h"
 #include "utils/memutils.h"
 
-#include "kr_audit_int.h"
+#include "kr_audit_ring.h"
 #include "kr_error.h"
 
 #define GROUPS 4
@@ -45,6 +45,7 @@ static void at_end_of_xact(XactEvent event, void *arg);
 void
 kr_audit_init(void)
 {
+	kr_ring_init();
 	RegisterXactCallback(at_end_of_xact, NULL);
 }
 
@@ -184,13 +185,17 @@ same_uuid(bool has, const pg_uuid_t *stored, const pg_uuid_t *id)
 static void
 write_group(KrAuditRecord *record)
 {
+	KrAuditRecord full;
+
 	if (record->action[0] == '\0')
 		return;
-	write_record(record);
+	/* Emptied first, in case that writing it leads back here. */
+	memcpy(&full, record, offsetof(KrAuditRecord, secrets) + record->nsecrets * sizeof(KrAuditSecret));
 	record->action[0] = '\0';
+	write_record(&full);
 }
 
-/* To the server alone, whatever client_min_messages says. */
+/* The log first: it is what stays, whatever happens next. */
 static void
 write_record(const KrAuditRecord *record)
 {
@@ -202,4 +207,7 @@ write_record(const KrAuditRecord *record)
 			 errhidestmt(true),
 			 errhidecontext(true)));
 	error_context_stack = callbacks;
+
+	(void) kr_ring_put(record);
+	kr_audit_count(record);
 }

@@ -62,7 +62,22 @@ extern void kr_audit_who(KrAuditRecord *record);
 extern bool kr_audit_same_who(const KrAuditRecord *record);
 extern const char *kr_audit_database(void);
 
-/* kr_audit_line.c: the record as one line of JSON, valid until the next call. */
+/* kr_audit_line.c: a record as one line of JSON, valid until the next call. */
 extern const char *kr_audit_line(const KrAuditRecord *record);
+extern const char *kr_audit_alert_line(const KrAuditRecord *alert);
+
+/* kr_audit_alert.c: count it, and raise an alert where that is too much. */
+extern void kr_audit_count(const KrAuditRecord *record);
+
+enum
+{
+	KR_ALERT_REVEALS,
+	KR_ALERT_FAILURES
+};
+
+/* What a record of an alert has as its action; its purpose is the kind. */
+#define KR_ALERT_ACTION "alert"
+#define KR_ALERT_CHANNEL "kessel_alerts"
+#define KR_ALERT_SECONDS 60
 
 #endif							/* KR_AUDIT_INT_H */

@@ -52,6 +52,28 @@ kr_audit_line(const KrAuditRecord *record)
 	return line;
 }
 
+/* What LISTEN kessel_alerts is told, and the log. */
+const char *
+kr_audit_alert_line(const KrAuditRecord *alert)
+{
+	line_len = 0;
+	add_text("{\"time\": ");
+	add_time(alert->at);
+	add_member("kind", alert->purpose);
+	add_member("role", alert->role_name);
+	add_member("login_role", alert->login_role);
+	add_text(", \"user_id\": ");
+	add_uuid(alert->has_user, &alert->user_id);
+	add_format(", \"count\": " UINT64_FORMAT, alert->count);
+	add_format(", \"window_seconds\": %d", KR_ALERT_SECONDS);
+	add_member("reason", alert->reason);
+	add_format(", \"pid\": %d", alert->pid);
+	add_member("database", kr_audit_database());
+	add_member("client_addr", alert->client_addr);
+	add_format(", \"standby\": %s}", RecoveryInProgress() ? "true" : "false");
+	return line;
+}
+
 /*
  * One secret stands in members of its own; several, each with its tenant, in
  * an array, so that a line's form does not depend on whose they are.

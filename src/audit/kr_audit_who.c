@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "commands/dbcommands.h"
 #include "common/ip.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/backend_status.h"
 #include "utils/guc.h"
@@ -38,6 +39,7 @@ static int	known_for = 0;		/* the process that client_addr is right for */
 static bool listens_to_roles = false;
 
 static const char *role_name(RoleName *kept, Oid role);
+static void make_valid(char *name);
 static void roles_changed(Datum arg, int cacheid, uint32 hashvalue);
 static void find_client(void);
 
@@ -89,6 +91,7 @@ kr_audit_database(void)
 		if (name != NULL)
 		{
 			strlcpy(database_name, name, NAMEDATALEN);
+			make_valid(database_name);
 			pfree(name);
 		}
 	}
@@ -114,9 +117,27 @@ role_name(RoleName *kept, Oid role)
 	if (name == NULL)
 		return "";
 	strlcpy(kept->name, name, NAMEDATALEN);
+	make_valid(kept->name);
 	kept->role = role;
 	pfree(name);
 	return kept->name;
+}
+
+/*
+ * Names of the cluster's objects may have been made in a database of another
+ * encoding. In app.audit_log such a name would make a dump that cannot be
+ * restored.
+ */
+static void
+make_valid(char *name)
+{
+	if (pg_verifymbstr(name, strlen(name), true))
+		return;
+	for (char *p = name; *p != '\0'; p++)
+	{
+		if (IS_HIGHBIT_SET(*p))
+			*p = '?';
+	}
 }
 
 static void
