@@ -1,5 +1,5 @@
-# The vault in a running cluster: root key by command, reloads, no plaintext
-# anywhere, races, dump and restore.
+# The vault in a running cluster: no plaintext anywhere, races, a standby, dump
+# and restore. Root keys are in 011.
 use strict;
 use warnings;
 
@@ -75,48 +75,8 @@ my $fingerprint = status('root_key_id');
 ok_run($s->run("SELECT vault.create_secret('plain', 'plain') IS NOT NULL"), 't', 'a session that was open takes it over');
 ok(!-e "$data/kessel_root.key", 'no key file is made where a command is set');
 
-reload('kessel.root_key_file' => "$dir/key");
-is(status("provider || sealed"), 'ambiguoustrue', 'file and command together are refused');
-reload('kessel.root_key_command' => '');
-is(status("provider || sealed || root_key_id"), "filefalse$fingerprint", 'the same key from a file has the same fingerprint');
-ok_run($s->run("SELECT decrypted_secret FROM vault.decrypted_secrets"), 'plain', 'and opens what was sealed');
-reload('kessel.root_key_file' => '');
-
-foreach my $case (
-    [ 'exit 3',                     qr/exit code 3/,            'a command that fails' ],
-    [ 'kill -9 $$',                 qr/ended by signal 9/,      'a command that is killed' ],
-    [ "cat '$dir/key'; exit 1",     qr/exit code 1/,            'a key and a failure' ],
-    [ 'echo rubbish',               qr/Line 1 of the output of kessel.root_key_command is no root key/, 'rubbish' ],
-    [ 'head -c 100000 /dev/zero',   qr/did not |more than|signal/, 'too much' ],
-    [ ':',                          qr/has no root key in it/,   'nothing' ],
-    [ '/no/such/program',           qr/exit code 127/,          'no such program' ])
-{
-    my ($command, $pattern, $name) = @$case;
-    reload('kessel.root_key_command' => $command);
-    like(status("sealed || ' ' || detail"), qr/^true .*$pattern/, $name);
-}
-like_error($k->run("SELECT vault.create_secret('$mark-sealed')"), 'KR010', qr/^the vault is sealed$/, 'nothing is stored then', hint => qr/vault\.status/);
-
-reload('kessel.root_key_command' => "tail -f /dev/null & echo \$! >$dir/pid; wait", 'kessel.root_key_timeout' => '1s');
-my $start = time;
-like(status("sealed || ' ' || detail"), qr/^true .*did not end within 1 seconds/, 'a command that hangs');
-cmp_ok(time - $start, '<', 20, 'in bounded time');
-my $started = slurp_file("$dir/pid") =~ s/\s//gr;
-ok($node->poll_query_until('postgres', "SELECT coalesce(pg_read_file('/proc/$started/stat', 0, 1000, true) ~ '[)] [ZX] ', true)"), 'and what it started is gone');
-reload('kessel.root_key_timeout' => '10min');
-my $waiting = $k->session;
-unlink "$dir/pid";
-$waiting->start("SELECT vault.create_secret('x')");
-$node->poll_query_until('postgres', "SELECT (pg_stat_file('$dir/pid', true)).size > 0");
-$k->exec('SELECT pg_cancel_backend(' . $waiting->pid . ')');
-like_error($waiting->finish, '57014', qr/canceling statement/, 'a hanging command can be cancelled');
-ok_run($waiting->run('SELECT 1'), '1', 'and the session goes on');
-like_error($waiting->run("SELECT vault.create_secret('x')"), 'KR010', qr/sealed/, 'a failed command is not run again at once');
-$waiting->quit;
-
-reload('kessel.root_key_command' => "tail -f /dev/null & echo \$! >$dir/pid; cat '$dir/key'");
-is(status('root_key_id'), $fingerprint, 'what a command leaves in the background, holding its output, is not waited for');
-kill 'KILL', slurp_file("$dir/pid") =~ s/\s//gr;
+reload('kessel.root_key_command' => 'false');
+like_error($k->run("SELECT vault.create_secret('$mark-sealed')"), 'KR010', qr/^the vault is sealed$/, 'nothing is stored without', hint => qr/vault\.status/);
 
 #
 # No plaintext: through every function, failing and not, in every log format
