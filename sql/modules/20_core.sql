@@ -33,15 +33,18 @@ CREATE TABLE app.data_source_credentials (
     purpose        text NOT NULL CHECK (purpose IN ('runtime', 'owner', 'anon', 'service')),
     username       text,
     secret_id      uuid REFERENCES vault.secrets,
+    pending_secret_id uuid REFERENCES vault.secrets,
     created_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (data_source_id, purpose)
 );
 CREATE INDEX data_source_credentials_secret_id ON app.data_source_credentials (secret_id);
+CREATE INDEX data_source_credentials_pending_secret_id ON app.data_source_credentials (pending_secret_id) WHERE pending_secret_id IS NOT NULL;
 
 COMMENT ON TABLE app.data_source_credentials IS 'Which sealed secret opens a data source for which purpose. Written by kessel.set_credential.';
 COMMENT ON COLUMN app.data_source_credentials.purpose IS 'runtime: the router connects with it; owner: installs the agent and changes schema; anon, service: API keys for apps that open their own client';
 COMMENT ON COLUMN app.data_source_credentials.secret_id IS 'NULL where the source needs no password';
+COMMENT ON COLUMN app.data_source_credentials.pending_secret_id IS 'The next password, while kessel.rotate_credential is at work or where it was interrupted: logins that the current one does not open try this one';
 
 CREATE TABLE app.tenants (
     id                       uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),

@@ -27,13 +27,14 @@ CREATE FUNCTION kessel.alter_data_source(
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'kr_alter_data_source';
 COMMENT ON FUNCTION kessel.alter_data_source(text, text, text, text, jsonb, text, text, text) IS
     'Changes what is not NULL; options are merged, a JSON null takes one away. status: active or disabled. isolation can be changed only while the source has no tenants. '
-    'Sessions connect anew at their next transaction. Errors as kessel.create_data_source, and KR007 unknown. For kessel_admin';
+    'Sessions connect anew at their next transaction. Where the url leads to another host, address or port, or tells less about whether it is the same server, credentials that it does not replace would be sent there: that takes the privilege reveal on their secrets. '
+    'Waits for a rotation of the credential. Errors as kessel.create_data_source, KR007 unknown, 42501 a credential would be sent elsewhere. For kessel_admin';
 
 CREATE FUNCTION kessel.set_credential(data_source text, username text, password text, purpose text DEFAULT 'runtime') RETURNS void
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'kr_set_credential';
 COMMENT ON FUNCTION kessel.set_credential(text, text, text, text) IS
     'Seals a credential and makes it that of a purpose: runtime (the router connects with it; weak), owner (installs the agent, changes schema; default: runtime), anon, service (API keys; username may be NULL). '
-    'password NULL: none is needed. Errors: 22004 NULL, 22023 no such purpose, KR007, KR010. Errors carry neither the statement nor the password. For kessel_admin';
+    'password NULL: none is needed. What kessel.rotate_credential() has left unfinished is forgotten. Errors: 22004 NULL, 22023 no such purpose, KR007, KR010. Errors carry neither the statement nor the password. For kessel_admin';
 
 CREATE FUNCTION kessel._remote_query(data_source_id uuid, purpose text, query text, params text[] DEFAULT '{}') RETURNS SETOF text[]
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'kr_remote_query';
@@ -174,7 +175,10 @@ BEGIN
                   DETAIL = (SELECT format('%s, such as "%s".', count(*), min(t.slug)) FROM app.tenants t WHERE t.data_source_id = old.id),
                   HINT = 'Drop them first.';
     END IF;
-    secrets := ARRAY(SELECT c.secret_id FROM app.data_source_credentials c WHERE c.data_source_id = old.id AND c.secret_id IS NOT NULL);
+    WITH gone AS (
+        DELETE FROM app.data_source_credentials c WHERE c.data_source_id = old.id RETURNING c.secret_id, c.pending_secret_id
+    )
+    SELECT array_agg(secret) INTO secrets FROM gone, unnest(ARRAY[gone.secret_id, gone.pending_secret_id]) AS secret WHERE secret IS NOT NULL;
     DELETE FROM app.data_sources s WHERE s.id = old.id;
     PERFORM vault.delete_secret(secret) FROM unnest(secrets) AS secret;
 END

@@ -27,6 +27,15 @@ BEGIN
         "check" := 'status'; ok := false; detail := 'The data source is disabled: no tenant is routed to it.'; RETURN NEXT;
     END IF;
 
+    -- Before it is probed with the password that is then the current one.
+    FOR step IN SELECT p.purpose, r.* FROM unnest(ARRAY['runtime', 'owner']) AS p(purpose), kessel._settle_credential(source.id, p.purpose) AS r WHERE r.detail IS NOT NULL LOOP
+        "check" := 'rotation'; ok := step.ok; detail := step.detail;
+        IF step.purpose <> 'runtime' THEN
+            detail := pg_catalog.format('%s (%s)', detail, step.purpose);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+
     BEGIN
         FOR step IN SELECT * FROM kessel._probe_connection(source.id) LOOP
             "check" := step."check"; ok := step.ok; detail := step.detail; ms := pg_catalog.round(step.ms::numeric, 2);

@@ -4,7 +4,8 @@
  *
  * Non-blocking and interruptible, bounded by kessel.connect_timeout. The password is opened just
  * before, handed to libpq and wiped here. libpq keeps a copy of its own for as
- * long as the connection lives.
+ * long as the connection lives. Where the data source refuses it while another
+ * one is pending (kr_credential.h), that is tried.
  */
 #include "postgres.h"
 
@@ -24,6 +25,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "kr_credential.h"
 #include "kr_error.h"
 #include "kr_guc.h"
 #include "kr_remote_internal.h"
@@ -258,14 +260,17 @@ kr_remote_poll(PGconn *volatile *pg, TimestampTz deadline,
 	return true;
 }
 
-/* Drive the connection to its end, good or bad. */
-static void
+/*
+ * Drive the connection to its end. False where libpq has failed, which *pg tells
+ * more of; anything else that is wrong is raised.
+ */
+static bool
 finish_connecting(PGconn *volatile *pg, const KrSource *source, TimestampTz deadline)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
 	if (PQstatus(*pg) == CONNECTION_BAD)
-		kr_remote_raise_connect(*pg, source);
+		return false;
 
 	while (status != PGRES_POLLING_OK)
 	{
@@ -274,7 +279,7 @@ finish_connecting(PGconn *volatile *pg, const KrSource *source, TimestampTz dead
 		int			rc;
 
 		if (status == PGRES_POLLING_FAILED)
-			kr_remote_raise_connect(*pg, source);
+			return false;
 		if (left <= 0)
 			connect_timed_out(source);
 
@@ -297,6 +302,7 @@ finish_connecting(PGconn *volatile *pg, const KrSource *source, TimestampTz dead
 	}
 
 	kr_remote_check_password(*pg, source);
+	return true;
 }
 
 static void
@@ -373,10 +379,10 @@ application_name_of(const KrSource *source)
 /*
  * Begin to connect: open the credential and hand it to libpq, which looks up the
  * host and sends the first packet. The caller drives it on and ends with
- * kr_remote_disconnect().
+ * kr_remote_disconnect(). secret_id is NULL for the source's own.
  */
 PGconn *
-kr_remote_start(const KrSource *source, const char *purpose)
+kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id)
 {
 	const char **keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
 	const char **values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
@@ -420,7 +426,7 @@ kr_remote_start(const KrSource *source, const char *purpose)
 	values[n++] = source->username;
 	if (source->has_secret)
 	{
-		password = kr_vault_open(&source->secret_id, purpose);
+		password = kr_vault_open(secret_id ? secret_id : &source->secret_id, purpose);
 		keywords[n] = "password";
 		values[n++] = password->value;
 	}
@@ -497,20 +503,16 @@ check_names(const KrSource *source, TimestampTz deadline)
 					 source->name)));
 }
 
-PGconn *
-kr_remote_connect(const KrSource *source, const char *purpose)
+static PGconn *
+try_connecting(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id,
+			   TimestampTz deadline)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   connect_timeout(source) * 1000L);
-	PGconn	   *volatile pg;
+	PGconn	   *volatile pg = kr_remote_start(source, purpose, secret_id);
 
-	check_source(source, purpose);
-	check_names(source, deadline);
-	pg = kr_remote_start(source, purpose);
 	PG_TRY();
 	{
-		finish_connecting(&pg, source, deadline);
-		PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
+		if (finish_connecting(&pg, source, deadline))
+			PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
 	}
 	PG_CATCH();
 	{
@@ -518,7 +520,96 @@ kr_remote_connect(const KrSource *source, const char *purpose)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	return pg;
+}
 
+static TimestampTz
+deadline_for(const KrSource *source)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), connect_timeout(source) * 1000L);
+}
+
+PGconn *
+kr_remote_try(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id)
+{
+	TimestampTz deadline = deadline_for(source);
+
+	check_source(source, purpose);
+	check_names(source, deadline);
+	return try_connecting(source, purpose, secret_id, deadline);
+}
+
+/*
+ * The password was refused. While it is being changed, and after that was
+ * interrupted, it may be the pending one that the data source knows; or the
+ * change was completed after we had opened the current one. What is sealed is
+ * looked at anew after each attempt, so one that fails was made under it.
+ */
+static PGconn *
+retry_refused(PGconn *refused, const KrSource *source, const char *purpose,
+			  TimestampTz deadline)
+{
+	KrCredentialState tried = {.version = source->secret_version};
+	PGconn	   *volatile pg = refused;
+
+	PG_TRY();
+	{
+		while (PQstatus(pg) != CONNECTION_OK && kr_remote_refused_login(pg))
+		{
+			KrCredentialState now = kr_credential_state(&source->id, &source->secret_id);
+			const pg_uuid_t *next = &source->secret_id;
+
+			if (now.has_pending &&
+				(!tried.has_pending ||
+				 memcmp(&now.pending_id, &tried.pending_id, sizeof(pg_uuid_t)) != 0))
+			{
+				next = &now.pending_id;
+				tried.has_pending = true;
+				tried.pending_id = now.pending_id;
+			}
+			else if (now.version != tried.version)
+				tried.version = now.version;
+			else
+				break;
+
+			kr_remote_disconnect(pg);
+			pg = NULL;
+			pg = try_connecting(source, purpose, next, deadline);
+		}
+	}
+	PG_CATCH();
+	{
+		if (pg != NULL)
+			kr_remote_disconnect(pg);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return pg;
+}
+
+PGconn *
+kr_remote_connect(const KrSource *source, const char *purpose)
+{
+	TimestampTz deadline = deadline_for(source);
+	PGconn	   *pg;
+
+	check_source(source, purpose);
+	check_names(source, deadline);
+	pg = try_connecting(source, purpose, NULL, deadline);
+	if (PQstatus(pg) != CONNECTION_OK && source->has_secret && !OidIsValid(source->serverid))
+		pg = retry_refused(pg, source, purpose, deadline);
+	if (PQstatus(pg) != CONNECTION_OK)
+	{
+		PG_TRY();
+		{
+			kr_remote_raise_connect(pg, source);
+		}
+		PG_FINALLY();
+		{
+			kr_remote_disconnect(pg);
+		}
+		PG_END_TRY();
+	}
 	return pg;
 }
 

@@ -151,8 +151,8 @@ kr_remote_raise_outcome_unknown(const char *source)
  * The SQLSTATE in a message of libpq that was built with PQERRORS_VERBOSE
  * ("SEVERITY:  28P01: text"); 08001 where the server sent none.
  */
-static int
-sqlstate_of_connect_error(const char *message)
+static const char *
+next_sqlstate(const char *message)
 {
 	const char *at = message;
 
@@ -160,20 +160,54 @@ sqlstate_of_connect_error(const char *message)
 	{
 		at += 3;
 		if (strspn(at, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && at[5] == ':')
-			return sqlstate_of(at);
+			return at;
 	}
-	return ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+	return NULL;
+}
+
+static int
+sqlstate_of_connect_error(const char *message)
+{
+	const char *sqlstate = next_sqlstate(message);
+
+	return sqlstate ? sqlstate_of(sqlstate) : ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION;
+}
+
+/*
+ * Has a server said that these are not the user and password that it wants
+ * (class 28)? Not the language of its messages tells, and one that was asked
+ * before may have said something else.
+ */
+bool
+kr_remote_refused_login(PGconn *pg)
+{
+	const char *at = PQerrorMessage(pg);
+
+	while ((at = next_sqlstate(at)) != NULL)
+	{
+		if (strncmp(at, "28", 2) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* libpq's words, without what PQERRORS_VERBOSE adds about its source code. */
+char *
+kr_remote_reason(PGconn *pg)
+{
+	char	   *reason = clean_text(PQerrorMessage(pg));
+	char	   *location = strstr(reason, "\nLOCATION:");
+
+	if (location != NULL)
+		*location = '\0';
+	return reason;
 }
 
 void
 kr_remote_raise_connect(PGconn *pg, const KrSource *source)
 {
-	char	   *reason = clean_text(PQerrorMessage(pg));
+	char	   *reason = kr_remote_reason(pg);
 	int			sqlstate = sqlstate_of_connect_error(reason);
-	char	   *location = strstr(reason, "\nLOCATION:");
-
-	if (location != NULL)
-		*location = '\0';
 
 	if (OidIsValid(source->serverid))
 		ereport(ERROR,

@@ -108,7 +108,15 @@ struct KrConn
 
 /* kr_remote_connect.c */
 extern PGconn *kr_remote_connect(const KrSource *source, const char *purpose);
-extern PGconn *kr_remote_start(const KrSource *source, const char *purpose);
+extern PGconn *kr_remote_start(const KrSource *source, const char *purpose,
+							   const pg_uuid_t *secret_id);
+
+/*
+ * One attempt with one password: PQstatus() tells whether it was let in. Errors
+ * are raised for what has nothing to do with the password, as a timeout.
+ */
+extern PGconn *kr_remote_try(const KrSource *source, const char *purpose,
+							 const pg_uuid_t *secret_id);
 extern void kr_remote_check_password(PGconn *pg, const KrSource *source);
 
 /*
@@ -120,6 +128,14 @@ extern bool kr_remote_poll(PGconn *volatile *pg, TimestampTz deadline,
 						   PostgresPollingStatusType *status);
 extern bool kr_remote_leads_here(int fd);
 extern void kr_remote_disconnect(PGconn *pg);	/* pg may be NULL after kr_remote_poll() */
+
+/*
+ * kr_remote_sql.c: statements on a connection of one's own. The last result;
+ * an error there is raised, or returned as a result like others.
+ */
+extern PGresult *kr_remote_run(PGconn *pg, const char *source, const char *sql,
+							   bool raise);
+extern void kr_remote_close(PGconn *pg);
 
 /* kr_remote_thread.c */
 typedef void (*KrThreadFunction) (void *data);
@@ -186,6 +202,8 @@ extern void kr_remote_raise_result(const PGresult *result, const char *source,
 								   bool withhold) pg_attribute_noreturn();
 extern void kr_remote_raise_lost(PGconn *pg, const char *source) pg_attribute_noreturn();
 extern void kr_remote_raise_outcome_unknown(const char *source) pg_attribute_noreturn();
+extern bool kr_remote_refused_login(PGconn *pg);
+extern char *kr_remote_reason(PGconn *pg);
 extern void kr_remote_raise_connect(PGconn *pg, const KrSource *source) pg_attribute_noreturn();
 
 #endif							/* KR_REMOTE_INTERNAL_H */

@@ -72,18 +72,6 @@ report(Probe *probe, const char *check, bool ok, const char *detail, double ms)
 	tuplestore_putvalues(probe->rows->setResult, probe->rows->setDesc, values, nulls);
 }
 
-/* libpq's words, without what PQERRORS_VERBOSE adds about its source code. */
-static char *
-reason_of(PGconn *pg)
-{
-	char	   *reason = pchomp(PQerrorMessage(pg));
-	char	   *location = strstr(reason, "\nLOCATION:");
-
-	if (location != NULL)
-		*location = '\0';
-	return reason;
-}
-
 /* Each name in a comma-separated list of hosts. False where none is known. */
 static bool
 probe_names(Probe *probe, const char *hosts)
@@ -179,7 +167,7 @@ drive(Probe *probe, double start, const char **reason)
 
 	if (PQstatus(probe->pg) == CONNECTION_BAD)
 	{
-		*reason = reason_of(probe->pg);
+		*reason = kr_remote_reason(probe->pg);
 		return PHASE_TCP;
 	}
 	while (phase != PHASE_CONNECTED)
@@ -201,7 +189,7 @@ drive(Probe *probe, double start, const char **reason)
 		}
 		if (status == PGRES_POLLING_FAILED)
 		{
-			*reason = reason_of(probe->pg);
+			*reason = kr_remote_reason(probe->pg);
 			return phase;
 		}
 		phase = phase_of(probe->pg);
@@ -303,7 +291,7 @@ probe_round_trip(Probe *probe)
 	}
 	report(probe, "round trip", ok,
 		   ok ? "one statement, there and back" :
-		   PQerrorMessage(probe->pg)[0] ? reason_of(probe->pg) : "No answer in time.",
+		   PQerrorMessage(probe->pg)[0] ? kr_remote_reason(probe->pg) : "No answer in time.",
 		   now_ms() - start);
 }
 
@@ -357,7 +345,7 @@ kr_remote_probe(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	start = now_ms();
-	probe.pg = kr_remote_start(probe.source, "runtime");
+	probe.pg = kr_remote_start(probe.source, "runtime", NULL);
 	PG_TRY();
 	{
 		run(&probe, start);

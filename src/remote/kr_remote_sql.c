@@ -50,7 +50,7 @@ next_result(PGconn *pg, const char *source)
  * frees it and raises.
  */
 static PGresult *
-last_result(PGconn *pg, const char *source)
+last_result(PGconn *pg, const char *source, bool raise)
 {
 	PGresult   *volatile last = NULL;
 
@@ -62,7 +62,7 @@ last_result(PGconn *pg, const char *source)
 		{
 			PQclear(last);
 			last = result;
-			if (PQresultStatus(last) != PGRES_COMMAND_OK &&
+			if (raise && PQresultStatus(last) != PGRES_COMMAND_OK &&
 				PQresultStatus(last) != PGRES_TUPLES_OK)
 				kr_remote_raise_result(last, source, NULL, NULL, false);
 		}
@@ -76,9 +76,17 @@ last_result(PGconn *pg, const char *source)
 	return last;
 }
 
+PGresult *
+kr_remote_run(PGconn *pg, const char *source, const char *sql, bool raise)
+{
+	if (!PQsendQuery(pg, sql))
+		kr_remote_raise_lost(pg, source);
+	return last_result(pg, source, raise);
+}
+
 /* Stop what is running, if it is, and close. */
-static void
-close_connection(PGconn *pg)
+void
+kr_remote_close(PGconn *pg)
 {
 	if (PQtransactionStatus(pg) == PQTRANS_ACTIVE)
 		(void) kr_remote_cancel(pg, KR_CLEANUP_TIMEOUT_MS);
@@ -96,9 +104,7 @@ close_connection(PGconn *pg)
 static void
 execute(PGconn *pg, const char *source, const char *script)
 {
-	if (!PQsendQuery(pg, script))
-		kr_remote_raise_lost(pg, source);
-	PQclear(last_result(pg, source));
+	PQclear(kr_remote_run(pg, source, script, true));
 }
 
 /* Rows as arrays of text into the function's tuplestore. */
@@ -156,14 +162,14 @@ kr_remote_query(PG_FUNCTION_ARGS)
 		execute(pg, source->name, "BEGIN;" SETTINGS);
 		if (!PQsendQueryParams(pg, query, nparams, NULL, values, NULL, NULL, 0))
 			kr_remote_raise_lost(pg, source->name);
-		result = last_result(pg, source->name);
+		result = last_result(pg, source->name, true);
 		execute(pg, source->name, "COMMIT");
 		return_rows((ReturnSetInfo *) fcinfo->resultinfo, result);
 	}
 	PG_FINALLY();
 	{
 		PQclear(result);
-		close_connection(pg);
+		kr_remote_close(pg);
 	}
 	PG_END_TRY();
 	return (Datum) 0;
@@ -184,7 +190,7 @@ kr_remote_exec(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
-		close_connection(pg);
+		kr_remote_close(pg);
 	}
 	PG_END_TRY();
 	PG_RETURN_VOID();

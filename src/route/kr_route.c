@@ -279,7 +279,10 @@ load_source(const pg_uuid_t *id, const char *purpose, KrSource *source)
 	secret_id = column(13, &isnull);
 	source->has_secret = !isnull;
 	if (source->has_secret)
+	{
 		source->secret_id = *DatumGetUUIDP(secret_id);
+		source->secret_version = DatumGetInt32(column(14, &isnull));
+	}
 	source->stamp = source_stamp(source, kr_spi_text(0, 13, cxt), kr_spi_text(0, 14, cxt));
 	return true;
 }

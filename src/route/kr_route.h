@@ -45,6 +45,7 @@ typedef struct KrSource
 	char	   *password;		/* written in the user mapping; else NULL */
 	bool		has_secret;
 	pg_uuid_t	secret_id;
+	int32		secret_version; /* of a data source's, when it was looked up */
 	uint64		stamp;			/* differs when a connection made earlier is of no use */
 } KrSource;
 

@@ -20,6 +20,8 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+#include "kr_audit.h"
+#include "kr_credential.h"
 #include "kr_error.h"
 #include "kr_route.h"
 #include "kr_session.h"
@@ -201,72 +203,72 @@ parse_url(char *url, ParsedUrl *parsed)
 	PG_END_TRY();
 }
 
-/* ---------- the credential ---------- */
+/* ---------- where a credential is sent ---------- */
+
+/* A credential of a purpose that the url itself does not replace. */
+static void
+check_credential(const pg_uuid_t *source_id, const char *name, const char *purpose,
+				 const char *reason)
+{
+	KrCredentialLock lock;
+	List	   *credentials = kr_credential_same_login(source_id, purpose, &lock);
+	KrCredential *credential = credentials ? linitial(credentials) : NULL;
+	KrAuditEvent denied = {
+		.action = "redirect",
+		.purpose = purpose,
+		.sqlerrcode = ERRCODE_INSUFFICIENT_PRIVILEGE,
+		.reason = "no privilege reveal"
+	};
+
+	if (credential == NULL || !credential->has_secret ||
+		kr_vault_may(kr_session_role(), &credential->secret_id, KR_PRIVILEGE_REVEAL))
+		return;
+	denied.secret_id = &credential->secret_id;
+	denied.purpose = credential->purpose;
+	kr_audit_record(&denied);
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to send the %s credential of data source \"%s\" elsewhere",
+					purpose, name),
+			 errdetail("%s Whoever may do that could read the password.", reason),
+			 strcmp(purpose, "runtime") == 0 ?
+			 errhint("Give user and password in the url, or ask for the privilege \"reveal\" on the secret.") :
+			 errhint("Forget it first with kessel.drop_credential('%s', '%s') and set it again afterwards, or ask for the privilege \"reveal\" on the secret.",
+					 name, purpose)));
+}
 
 /*
- * Seal a password (NULL: none is needed) and make it the credential of a
- * purpose. An earlier one of the same purpose is replaced, its secret with it.
- *
- * A runtime credential may be used by everyone, until that is revoked: who may
- * enter which tenant is decided elsewhere. The others are for administrators.
+ * Changing host, address or port, or giving up what tells that it is the same
+ * server, hands the password to somebody else: that takes the right to read it.
+ * True where the url leads elsewhere, and that is allowed.
  */
-static void
-store_credential(const pg_uuid_t *source_id, const char *purpose, const char *username,
-				 const char *password)
+static bool
+check_redirection(const pg_uuid_t *source_id, const char *name, const ParsedUrl *parsed,
+				  Datum conninfo)
 {
-	static SPIPlanPtr find_plan = NULL;
-	static SPIPlanPtr store_plan = NULL;
-	static const Oid find_types[] = {UUIDOID, TEXTOID};
-	static const Oid store_types[] = {UUIDOID, TEXTOID, TEXTOID, UUIDOID};
-	pg_uuid_t	secret_id = {0};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', ' '};
-	bool		isnull = true;
+	static SPIPlanPtr plan = NULL;
+	static const Oid types[] = {UUIDOID, JSONBOID};
+	Datum		values[2];
+	MemoryContext caller = CurrentMemoryContext;
+	char	   *reason = NULL;
 	KrSpi		spi;
 
 	values[0] = UUIDPGetDatum(source_id);
-	values[1] = CStringGetTextDatum(purpose);
-
+	values[1] = conninfo;
 	kr_spi_begin(&spi);
-	kr_spi_read(&find_plan,
-			   "SELECT secret_id FROM app.data_source_credentials WHERE data_source_id = $1 AND purpose = $2",
-			   2, find_types, values);
+	kr_spi_read(&plan,
+				"SELECT kessel._leads_elsewhere(s.conninfo, $2) FROM app.data_sources s WHERE s.id = $1",
+				2, types, values);
 	if (SPI_processed == 1)
-	{
-		Datum		id = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-
-		if (!isnull)
-			secret_id = *DatumGetUUIDP(id);
-	}
+		reason = kr_spi_text(0, 1, caller);
 	kr_spi_end(&spi);
 
-	if (password != NULL)
-	{
-		kr_vault_store(&secret_id, password, strlen(password), NULL, NULL,
-					   "credential of a data source");
-		if (isnull)
-			kr_vault_grant(&secret_id, strcmp(purpose, "runtime") == 0 ? "public" : "kessel_admin",
-						   KR_PRIVILEGE_USE);
-		isnull = false;
-	}
-	else if (!isnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("password must not be null"),
-				 errdetail("The data source has one already.")));
-
-	values[2] = username ? CStringGetTextDatum(username) : (Datum) 0;
-	nulls[2] = username ? ' ' : 'n';
-	values[3] = UUIDPGetDatum(&secret_id);
-	nulls[3] = isnull ? 'n' : ' ';
-	kr_spi_begin(&spi);
-	kr_spi_write(&store_plan,
-			   "INSERT INTO app.data_source_credentials AS c (data_source_id, purpose, username, secret_id) "
-			   "VALUES ($1, $2, $3, $4) "
-			   "ON CONFLICT (data_source_id, purpose) DO UPDATE SET "
-			   "username = COALESCE(excluded.username, c.username), secret_id = excluded.secret_id",
-			   4, store_types, values, nulls);
-	kr_spi_end(&spi);
+	if (reason == NULL)
+		return false;
+	if (parsed->password == NULL)
+		check_credential(source_id, name, "runtime", reason);
+	check_credential(source_id, name, "owner", reason);
+	return true;
 }
 
 /* ---------- SQL functions ---------- */
@@ -315,7 +317,7 @@ create_data_source(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 						"SELECT kessel._create_data_source($1, $2, $3, $4, $5, $6)",
 						6, argtypes, values, nulls);
 	if (parsed->username != NULL || parsed->password != NULL)
-		store_credential(id, "runtime", parsed->username, parsed->password);
+		kr_credential_store(id, "runtime", parsed->username, parsed->password, false);
 	return UUIDPGetDatum(id);
 }
 
@@ -325,12 +327,14 @@ alter_data_source(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid argtypes[] = {TEXTOID, JSONBOID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TEXTOID, TEXTOID};
+	char	   *name = text_arg(fcinfo, 0);
 	char	   *url = text_arg(fcinfo, 1);
+	bool		elsewhere = false;
 	pg_uuid_t	id;
 	Datum		values[8];
 	char		nulls[8];
 
-	require_arg(text_arg(fcinfo, 0), "name");
+	require_arg(name, "name");
 	for (int i = 0; i < 8; i++)
 	{
 		values[i] = PG_ARGISNULL(i) ? (Datum) 0 : PG_GETARG_DATUM(i);
@@ -340,12 +344,15 @@ alter_data_source(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 	{
 		parse_url(url, parsed);
 		values[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(parsed->conninfo));
+		id = kr_source_by_name(name)->id;
+		kr_credential_hold(&id);
+		elsewhere = check_redirection(&id, name, parsed, values[1]);
 	}
 	id = run_statement(&plan,
 					   "SELECT kessel._alter_data_source($1, $2, $3, $4, $5, $6, $7, $8)",
 					   8, argtypes, values, nulls);
 	if (parsed->username != NULL || parsed->password != NULL)
-		store_credential(&id, "runtime", parsed->username, parsed->password);
+		kr_credential_store(&id, "runtime", parsed->username, parsed->password, elsewhere);
 	return (Datum) 0;
 }
 
@@ -371,7 +378,8 @@ set_credential(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 	if (is_login)
 		require_arg(parsed->username, "username");
 
-	store_credential(&kr_source_by_name(name)->id, purpose, parsed->username, parsed->password);
+	kr_credential_store(&kr_source_by_name(name)->id, purpose, parsed->username,
+						parsed->password, false);
 	return (Datum) 0;
 }
 
