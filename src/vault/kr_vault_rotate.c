@@ -59,9 +59,11 @@ static List *former_versions(const pg_uuid_t *id);
 Datum
 kr_vault_sql_retire_key(PG_FUNCTION_ARGS)
 {
+	static SPIPlanPtr lock_plan = NULL;
 	static SPIPlanPtr plan = NULL;
 	static const Oid types[] = {UUIDOID};
 	const pg_uuid_t *tenant_id = PG_ARGISNULL(0) ? NULL : PG_GETARG_UUID_P(0);
+	Datum		value = UUIDPGetDatum(tenant_id);
 	pg_uuid_t  *result = palloc(sizeof(pg_uuid_t));
 	KrSpi		scope;
 	KrDataKey	key;
@@ -70,12 +72,17 @@ kr_vault_sql_retire_key(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("rotating a key");
 
 	kr_spi_begin(&scope);
+	/* At once the lock that is needed: two that ask for more would wait for each other. */
+	kr_spi_write(&lock_plan,
+				 "SELECT FROM vault.keys WHERE tenant_id IS NOT DISTINCT FROM $1"
+				 " AND purpose = 'seal' AND status = 'active' FOR UPDATE",
+				 1, types, &value, tenant_id ? " " : "n");
 	found = kr_rows_active_key(tenant_id, &key);
 	if (found)
 	{
 		/* where its root key is missing this says so */
 		kr_vault_key_for_sealing(tenant_id, &key);
-		if (!is_under_way(UUIDPGetDatum(tenant_id), tenant_id == NULL))
+		if (!is_under_way(value, tenant_id == NULL))
 		{
 			Datum		id = UUIDPGetDatum(&key.id);
 
