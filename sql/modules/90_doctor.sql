@@ -85,6 +85,22 @@ BEGIN
     END;
     RETURN NEXT;
 
+    SELECT pg_catalog.array_agg(coalesce(s.name, s.id::text) ORDER BY s.expires_at) INTO names
+    FROM vault.secrets s WHERE s.expires_at <= pg_catalog.now() + interval '14 days';
+    "check" := 'expiring secrets';
+    ok := names IS NULL;
+    detail := CASE WHEN ok THEN 'None expires within 14 days.' ELSE 'Expired, or within 14 days: ' || kessel._some(names) END;
+    hint := CASE WHEN NOT ok THEN 'Store a new value: vault.update_secret(id, new_secret, new_expires_at => ...).' END;
+    RETURN NEXT;
+
+    names := ARRAY(SELECT DISTINCT g.role_name FROM vault.secret_grants g
+                   WHERE g.role_name <> 'public' AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = g.role_name) ORDER BY 1);
+    "check" := 'grants on secrets';
+    ok := names = '{}';
+    detail := CASE WHEN ok THEN 'Every grant is to a role that is there.' ELSE 'To roles that are gone, and would hold again for new ones of these names: ' || kessel._some(names) END;
+    hint := CASE WHEN NOT ok THEN pg_catalog.format('Run SELECT vault.revoke_secret(secret_id, role_name, privilege) FROM vault.secret_grants WHERE role_name = %L.', names[1]) END;
+    RETURN NEXT;
+
     "check" := 'audit lines';
     ok := pg_catalog.current_setting('log_min_messages') NOT IN ('fatal', 'panic');
     detail := CASE WHEN ok THEN 'Every open of a secret is a line in the server''s log.'

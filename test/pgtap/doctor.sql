@@ -25,6 +25,8 @@ SELECT matches(finding('tenant reported to poolers'), '^t\|');
 SET session_preload_libraries = 'auto_explain';
 SELECT matches(finding('library preloaded'), 'session_preload_libraries = ''auto_explain, kessel_router''$');
 RESET session_preload_libraries;
+SELECT is(finding('expiring secrets'), 't|None expires within 14 days.');
+SELECT is(finding('grants on secrets'), 't|Every grant is to a role that is there.');
 SELECT is(finding('audit lines'), 't|Every open of a secret is a line in the server''s log.');
 SET log_min_messages = fatal;
 SELECT matches(finding('audit lines'), '^f\|.*log_min_messages = fatal\|Set log_min_messages');
@@ -40,6 +42,9 @@ SELECT kessel.create_data_source('here', :'local' || ' user=doctor_runtime', iso
 SELECT kessel.create_data_source('nobody', :'local', options => '{"allow_local": true}') \g /dev/null
 SELECT kessel.create_data_source('plain', 'postgresql://u:doctorsecret@db.invalid/crm?sslmode=require') \g /dev/null
 SELECT matches(finding('vault'), '^f\|open, root key from generated file.*root_key_file', 'a generated key belongs elsewhere');
+SELECT vault.create_secret('x', 'soon over', new_expires_at => now() + interval '13 days') AS expiring \gset
+SELECT is(finding('expiring secrets'), 'f|Expired, or within 14 days: soon over|Store a new value: vault.update_secret(id, new_secret, new_expires_at => ...).');
+SELECT vault.delete_secret(:'expiring') \g /dev/null
 SELECT is(finding('data sources'), 't|3');
 SELECT matches(finding('default data source'), '^f\|none\|');
 SELECT kessel.set_default_data_source('here') \g /dev/null

@@ -72,6 +72,37 @@ SELECT throws_ok($$INSERT INTO vault.former_versions SELECT secret_id, 99, name,
 SELECT is(vault.delete_secret(st.id('w')), true, 'deleted');
 SELECT is((SELECT count(*) FROM vault.former_versions), 0::bigint, 'with its former versions');
 
+-- Any altered byte is noticed: of the secret, its nonce, the wrapped key and its nonce.
+CREATE FUNCTION st.flips(what text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    s vault.secrets;
+    k vault.keys;
+    unharmed bytea;
+    noticed int := 0;
+BEGIN
+    SELECT * INTO STRICT s FROM vault.secrets WHERE name = 'flip';
+    SELECT * INTO STRICT k FROM vault.keys WHERE id = s.key_id;
+    unharmed := CASE what WHEN 'secret' THEN s.secret WHEN 'nonce' THEN s.nonce WHEN 'wrapped key' THEN k.wrapped_key ELSE k.nonce END;
+    FOR i IN 0 .. octet_length(unharmed) - 1 LOOP
+        DECLARE
+            harmed bytea := set_byte(unharmed, i, get_byte(unharmed, i) # 64);
+        BEGIN
+            IF vault._check(s.id, s.name, s.version, s.tenant_id, s.key_id,
+                            CASE what WHEN 'secret' THEN harmed ELSE s.secret END, CASE what WHEN 'nonce' THEN harmed ELSE s.nonce END, s.expires_at,
+                            k.tenant_id, k.root_key_id,
+                            CASE what WHEN 'key nonce' THEN harmed ELSE k.nonce END, CASE what WHEN 'wrapped key' THEN harmed ELSE k.wrapped_key END) LIKE 'altered%' THEN
+                noticed := noticed + 1;
+            END IF;
+        END;
+    END LOOP;
+    RETURN noticed || ' of ' || octet_length(unharmed);
+END $$;
+SELECT vault.create_secret('0123456789', 'flip') IS NOT NULL AS made \gset
+SELECT is(st.flips('secret'), '27 of 27', 'every byte of a secret counts');
+SELECT is(st.flips('nonce'), '24 of 24', 'every byte of its nonce');
+SELECT is(st.flips('wrapped key'), '48 of 48', 'every byte of the wrapped key');
+SELECT is(st.flips('key nonce'), '24 of 24', 'every byte of its nonce');
+
 --
 -- Tags and expiry
 --
