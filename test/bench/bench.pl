@@ -1,7 +1,7 @@
 # Run by make bench: a router table beside a postgres_fdw table and a direct
 # connection to the data source, without and with 5 ms of network between the
 # servers; memory of long scans; the cost of a tenant switch; ten tenants beside
-# 100,000.
+# 100,000; the vault beside libsodium in a C loop and beside pgcrypto.
 #
 # All ways of one question are measured in the same run, in short alternating
 # rounds; what is printed is the best round of each, which is the one least
@@ -14,7 +14,7 @@
 # KesselProxy, for the direct connection too; the app is near the infra server.
 #
 #   KR_BENCH_ROUNDS   default 3      KR_BENCH_SECONDS  of one round, default 1
-#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory'
+#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault'
 use strict;
 use warnings;
 
@@ -227,25 +227,26 @@ sub compare
         my @verdicts = $way->[1]{key} && $way->[1]{key} eq 'router' ? map { verdict($title, $_, \%ratio) } @$goals : ();
         my $label = $way->[0];
         $label .= " (from $way->[1]{rows} rows)" if $way->[1]{rows} && $way->[1]{rows} != $rows;
-        line("  $label", sprintf('%.0f', $us), sprintf($us > 100_000 ? '%.2f' : '%.0f', 1e6 / $us), sprintf('%.2f', $ratio{direct}),
+        line("  $label", sprintf($us < 10 ? '%.2f' : '%.0f', $us), sprintf($us > 100_000 ? '%.2f' : '%.0f', 1e6 / $us), sprintf('%.2f', $ratio{direct}),
             (map { defined $ratio{$_} ? sprintf('%.2f', $ratio{$_}) : '' } qw(plain best)), join '; ', @verdicts);
     }
     diag(sprintf 'measured: %s (%d s)', $title, time - $start);
     return;
 }
 
-# A goal is [KIND, LIMIT]: direct (of the time, at most), speed (of the direct
+# A goal is [KIND, LIMIT, THAN WHAT if not these]: direct (of the time, at most), speed (of the direct
 # connection's, at least), plain and best (times the speed of, at least).
 sub verdict
 {
     my ($title, $goal, $ratio) = @_;
-    my ($kind, $limit) = @$goal;
+    my ($kind, $limit, $than) = @$goal;
     my ($value, $met, $text);
 
     if ($kind eq 'direct')    { ($value, $text) = ($ratio->{direct}, "<= $limit x direct's time"); $met = $value <= $limit }
     elsif ($kind eq 'speed')  { ($value, $text) = (1 / $ratio->{direct}, ">= $limit x direct"); $met = $value >= $limit }
     elsif ($kind eq 'plain')  { ($value, $text) = ($ratio->{plain}, ">= $limit x postgres_fdw"); $met = $value >= $limit }
     elsif ($kind eq 'best')   { ($value, $text) = ($ratio->{best}, ">= $limit x its best"); $met = $value >= $limit }
+    $text = ">= $limit x $than" if $than;
     $goals{ $met ? 'met' : 'not met' }++;
     return sprintf '%s: %s (%.2f)', $text, $met ? 'met' : 'NOT MET', $value;
 }
@@ -501,6 +502,72 @@ if (wanted($title))
         [ '10 tenants',                explain_way('ten',  10) ],
         [ '100,000 tenants, ten used', explain_way('many', 10) ],
         [ '100,000 tenants, all used', explain_way('many', 100_000) ]);
+}
+
+#
+# The vault: microseconds of one value of 100 bytes, in one session.
+#
+sub vault_loop
+{
+    return if $made{vault_loop}++;
+    my $source = 'test/bench/vault_loop.c';
+    my ($links) = slurp_file($source) =~ /^ \* Links with: *(.*)$/m;
+    my $includes = join ' ', map { '-I$("$PG_CONFIG" ' . $_ . ')' } qw(--includedir-server --includedir);
+    # As the server's own extensions are compiled.
+    system('bash', '-euc', "\${CC:-cc} -std=gnu11 -O2 -Isrc -Isrc/vault $includes -o '$scripts/vault_loop' $source $links") == 0 or die "vault_loop does not compile\n";
+    return;
+}
+
+sub measure_loop
+{
+    my ($way) = @_;
+    vault_loop();
+    my $out = '';
+    IPC::Run::run([ "$scripts/vault_loop", @{ $way->{loop} }, $seconds ], '>', \$out) or die "vault_loop failed\n";
+    return $out / 1000;
+}
+
+sub measure_values
+{
+    my ($way) = @_;
+    return measure_loop($way) if $way->{loop};
+    my $s = $way->{session} ||= do {
+        my $new = $k->session;
+        $new->run("\\timing on\nSET kessel.tenant = 'near'; SET max_parallel_workers_per_gather = 0");
+        $new->run($way->{sql} =~ s/%d/10/r);
+        $new;
+    };
+    my $n = $way->{rows} || $rows;
+    my $r = $s->run(sprintf $way->{sql}, $n);
+    die "$r->{err}\n" if $r->{state} ne '';
+    my ($count, $ms) = $r->{out} =~ /^(\d+)\nTime: ([\d.]+) ms/m or die "psql printed no time:\n$r->{out}\n";
+    die "$count of $n values\n" if $count != $n;
+    return $ms * 1000 / $n;
+}
+
+if (grep { wanted($_) } 'vault: open by function call', 'vault: seal by function call', 'vault: decrypted_secrets of 100,000 rows')
+{
+    servers();
+    my $value = "rpad(i::text, 100, 'x')";
+    $k->exec("SET kessel.tenant = 'near'; CREATE EXTENSION pgcrypto;"
+          . "CREATE TABLE public.plain AS SELECT i, $value AS v FROM generate_series(1, $rows) i;"
+          . "CREATE TABLE public.sealed AS SELECT i, vault.seal(v, 'bench') AS v FROM public.plain;"
+          . "CREATE TABLE public.pgp AS SELECT i, pgp_sym_encrypt(v, 'a password') AS v FROM public.plain WHERE i <= 2000;"
+          . "SELECT count(vault.create_secret($value, 'bench ' || i)) FROM generate_series(1, $rows) i;"
+          . 'VACUUM ANALYZE public.plain, public.sealed, public.pgp, vault.secrets');
+    my @loops = map { my $what = $_; map { [ $_->[0], { loop => [ $what, $_->[1] ] } ] } [ 'libsodium in a C loop', 'protect' ], [ 'the same without mprotect', 'plain' ] } qw(open seal);
+    my @goals = ([ speed => 0.5, 'the C loop' ], [ plain => 10, 'pgcrypto' ]);
+    my $pgp = sub { my ($sql) = @_; return [ 'pgcrypto', { key => 'plain', rows => 2000, sql => $sql } ] };
+
+    compare('vault: open by function call', \&measure_values, \@goals, @loops[ 0, 1 ],
+        $pgp->("SELECT count(pgp_sym_decrypt(v, 'a password')) FROM public.pgp WHERE i <= %d"),
+        [ 'vault.open', { key => 'router', sql => "SELECT count(vault.open(v, 'bench')) FROM public.sealed WHERE i <= %d" } ]);
+    compare('vault: seal by function call', \&measure_values, \@goals, @loops[ 2, 3 ],
+        $pgp->("SELECT count(pgp_sym_encrypt(v, 'a password')) FROM public.plain WHERE i <= %d"),
+        [ 'vault.seal', { key => 'router', sql => "SELECT count(vault.seal(v, 'bench')) FROM public.plain WHERE i <= %d" } ]);
+    compare('vault: decrypted_secrets of 100,000 rows', \&measure_values, [ $goals[1] ], @loops[ 0, 1 ],
+        $pgp->("SELECT count(pgp_sym_decrypt(v, 'a password')) FROM public.pgp WHERE i <= %d"),
+        [ 'vault.decrypted_secrets', { key => 'router', sql => 'SELECT count(decrypted_secret) FROM (SELECT * FROM vault.decrypted_secrets LIMIT %d) s' } ]);
 }
 
 line(sprintf 'goals: %d met, %d not met', $goals{met} || 0, $goals{'not met'} || 0) if %goals;
