@@ -20,4 +20,4 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_rotate_r
 REVOKE ALL ON FUNCTION vault.rotate_root_key() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vault.rotate_root_key() TO kessel_admin;
 COMMENT ON FUNCTION vault.rotate_root_key() IS
-'Wraps all data keys of this database by the first root key in place, in one transaction; returns how many were wrapped by another. Afterwards the others can be taken out. A data key whose root key is not in place, or that was altered, stays as it is and is named in a warning. Secrets can be opened meanwhile; who seals one waits. Tells every 10,000 keys how far it is. Errors: KR010 no root key, 25000 not at READ COMMITTED. For kessel_admin.';
+'Wraps all data keys of this database by the first root key in place, in one transaction; returns how many were wrapped by another. Afterwards the others can be taken out. A data key whose root key is not in place, or that was altered, stays as it is and is named in a warning. Secrets can be opened meanwhile; who seals one waits. Tells every 10,000 keys how far it is. Errors: KR010 no root key, 25001 not at READ COMMITTED. For kessel_admin.';

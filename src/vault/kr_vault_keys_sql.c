@@ -25,6 +25,7 @@
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
+#include "kr_audit.h"
 #include "kr_compat.h"
 #include "kr_error.h"
 #include "kr_spi.h"
@@ -79,6 +80,7 @@ static bool key_of(HeapTuple row, TupleDesc desc, KrDataKey *key);
 static bool get_bytes(HeapTuple row, TupleDesc desc, int column, unsigned char *to, size_t len);
 static void note_missing(Leftovers *left, const char *root_key_id);
 static void warn_of(const Leftovers *left);
+static void record(int64 done, const Leftovers *left);
 static Datum bytes_datum(const unsigned char *bytes, size_t len);
 
 /* vault.status(): one row, and never an error because of what it reports. */
@@ -136,7 +138,7 @@ kr_vault_sql_rotate_root_key(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("vault.rotate_root_key()");
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("root keys cannot be rotated at isolation level REPEATABLE READ or SERIALIZABLE"),
 				 errhint("Call vault.rotate_root_key() at READ COMMITTED.")));
 
@@ -155,6 +157,7 @@ kr_vault_sql_rotate_root_key(PG_FUNCTION_ARGS)
 					  DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)),
 					  &left);
 	warn_of(&left);
+	record(done, &left);
 
 	PopActiveSnapshot();
 	kr_spi_end(&scope);
@@ -438,6 +441,27 @@ warn_of(const Leftovers *left)
 			 errmsg(INT64_FORMAT " data keys were left as they are", left->missing + left->altered),
 			 errdetail_internal("%s", detail.data),
 			 errhint("Put missing root keys in place behind the first one and call vault.rotate_root_key() again; restore altered rows of vault.keys.")));
+}
+
+static void
+record(int64 done, const Leftovers *left)
+{
+	KrAuditEvent event = {0};
+
+	event.action = "rotate root key";
+	event.ok = left->missing + left->altered == 0;
+	if (left->missing > 0)
+	{
+		event.sqlerrcode = KR_ERR_VAULT_SEALED;
+		event.reason = "root key is not in place";
+	}
+	else if (left->altered > 0)
+	{
+		event.sqlerrcode = KR_ERR_VAULT_CANNOT_OPEN;
+		event.reason = "altered data keys";
+	}
+	event.count = done;
+	kr_audit_record(&event);
 }
 
 static Datum

@@ -332,6 +332,7 @@ like($r->{err}, qr/\Q$altered\E/, 'and named');
 like($r->{err}, qr/$named \(feedfeedfeedfeed\)/, 'also where only the fingerprint is wrong');
 like($_->finish->{err}, qr/\ANOTICE:  00000: read [1-9]/, 'no reader failed meanwhile') foreach @readers;
 $_->quit foreach @readers;
+like(slurp_file($node->logfile), qr/^.*"action" *: *"rotate root key".*"KR010".*$/m, 'it is recorded');
 is($k->exec($wrapped_by . "'$id{$new}'"), $keys - 3 + 2, 'all others are wrapped by the new key');
 $k->exec("UPDATE vault.keys SET root_key_id = '$id{$old}' WHERE id = '$foreign';
     UPDATE vault.keys SET wrapped_key = set_byte(wrapped_key, 5, get_byte(wrapped_key, 5) # 1) WHERE id = '" . ($altered =~ s/ .*//r) . "';
@@ -348,7 +349,7 @@ $k->exec('SELECT pg_reload_conf()');
 is($k->exec($all_open), $keys + 1, 'and in a new one');
 
 # Where it cannot be done
-like_error($k->run('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT vault.rotate_root_key()'), '25000', qr/isolation level/, 'not in a snapshot', hint => qr/READ COMMITTED/);
+like_error($k->run('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT vault.rotate_root_key()'), '25001', qr/isolation level/, 'not in a snapshot', hint => qr/READ COMMITTED/);
 like_error($k->run('BEGIN READ ONLY; SELECT vault.rotate_root_key()'), '25006', qr/read-only/, 'not read only');
 like_error($k->run('SELECT vault.rotate_root_key()', user => 'stranger'), '42501', qr/denied/, 'not by everyone');
 ok_run($k->run('SELECT vault.rotate_root_key()', user => 'admin'), '0', 'but by an admin');

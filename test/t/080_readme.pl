@@ -21,6 +21,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib "$FindBin::RealBin/../lib";
+use KesselDoc;
 use KesselTest;
 
 my $top    = "$FindBin::RealBin/../..";
@@ -98,35 +99,8 @@ END { local $?; stop_pool(); }
 #
 # The blocks
 #
-my @blocks;
-{
-    my ($block, $number) = (undef, 0);
-    foreach my $line (split /\n/, $readme, -1)
-    {
-        $number++;
-        if ($line =~ /^```(.*)$/)
-        {
-            if ($block) { push @blocks, $block; undef $block; }
-            else
-            {
-                my ($lang, @words) = split ' ', $1;
-                $block = { lang => $lang || '', words => \@words, line => $number, text => '' };
-            }
-        }
-        elsif ($block) { $block->{text} .= "$line\n"; }
-    }
-    ok(!$block, 'every block is closed');
-}
+my @blocks = KesselDoc::blocks($readme);
 cmp_ok(scalar(grep { $_->{lang} eq 'sql' } @blocks), '>=', 25, 'blocks of SQL');
-
-# What psql has printed, without blanks at the ends of lines and of the text.
-sub trim
-{
-    my ($text) = @_;
-    $text =~ s/[ \t]+$//mg;
-    $text =~ s/\s+\z//;
-    return $text;
-}
 
 my $session = new_session('dbname=postgres');
 my $printed = '';
@@ -186,7 +160,7 @@ foreach my $block (@blocks)
         my $client = new_session(pool_url());
         run_sql($block, $client);
         $client->quit;
-        is(trim($k->run('SELECT kessel.current_tenant()', url => pool_url())->{out}), '', "$at: the next client has no tenant");
+        is(KesselDoc::trim($k->run('SELECT kessel.current_tenant()', url => pool_url())->{out}), '', "$at: the next client has no tenant");
     }
     elsif ($block->{lang} eq 'sql')
     {
@@ -195,7 +169,7 @@ foreach my $block (@blocks)
     }
     elsif ($block->{lang} eq 'text' && $is{output})
     {
-        is(trim($printed), trim($block->{text}), "$at: that is the output") unless $left_out;
+        is(KesselDoc::trim($printed), KesselDoc::trim($block->{text}), "$at: that is the output") unless $left_out;
     }
     elsif ($block->{lang} eq 'sh' && $is{run})
     {
@@ -258,10 +232,6 @@ is(join(' ', grep { !$known{$_} } $readme =~ /\b((?:kessel|app|vault|kessel_agen
 #
 # Links
 #
-my %anchor = map { my $a = lc; $a =~ s/[^a-z0-9 _-]//g; $a =~ s/ /-/g; ($a => 1) } $readme =~ /^#+ +(.*)$/mg;
-foreach my $link ($readme =~ /\]\(([^)]+)\)/g)
-{
-    ok($link =~ /^#(.*)/ ? $anchor{$1} : -e "$top/$link", "link to $link");
-}
+is(join(', ', KesselDoc::dead_links($readme, $top)), '', 'links lead somewhere');
 
 done_testing();
