@@ -81,7 +81,7 @@ BEGIN
         detail := pg_catalog.concat_ws('. ', CASE WHEN vault_status.sealed THEN 'sealed' ELSE 'open, root key from ' || vault_status.provider END, vault_status.detail);
         hint := vault_status.hint;
     EXCEPTION WHEN OTHERS THEN
-        ok := false; detail := SQLERRM; hint := 'Look at kessel.root_key_file and kessel.root_key_command.';
+        ok := false; detail := SQLERRM; hint := 'Look at the settings kessel.root_key_file, kessel.root_key_command and kessel.root_key_environment.';
     END;
     RETURN NEXT;
 
