@@ -14,6 +14,7 @@
 #include <sodium.h>
 
 #include "access/xact.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -333,6 +334,14 @@ raise_unless_open(const KrSecretRow *row, const char *purpose, KrOpenResult resu
 					 errmsg("secret %s cannot be opened (%s)", id, purpose),
 					 errdetail("The row or its data key is not what the vault has written: it was altered, moved or renamed by other means."),
 					 errhint("Restore the row of vault.secrets, or store the secret anew.")));
+			break;
+		case KR_OPEN_UNREPRESENTABLE:
+			ereport(ERROR,
+					(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
+					 errmsg("secret %s cannot be opened (%s)", id, purpose),
+					 errdetail("It has characters or bytes that encoding \"%s\" of this database has not.",
+							   GetDatabaseEncodingName()),
+					 errhint("Open it in a database of the encoding that it was stored in.")));
 			break;
 	}
 }

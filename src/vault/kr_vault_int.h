@@ -27,7 +27,8 @@ typedef enum KrOpenResult
 	KR_OPEN_SEALED,				/* the keyring has not the root key it takes */
 	KR_OPEN_NO_KEY,				/* the data key is missing or was destroyed */
 	KR_OPEN_EXPIRED,
-	KR_OPEN_ALTERED
+	KR_OPEN_ALTERED,
+	KR_OPEN_UNREPRESENTABLE		/* in the database's encoding */
 } KrOpenResult;
 
 /* Neither throws for a row that cannot be opened; *secret or *value is set if it can. */

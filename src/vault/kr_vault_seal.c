@@ -18,6 +18,7 @@
 
 #include <sodium.h>
 
+#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -34,6 +35,7 @@ typedef struct OwnedSecret
 {
 	KrSecret	secret;			/* must be first */
 	bool		is_locked;		/* of kr_locked_alloc() */
+	size_t		size;
 	MemoryContextCallback callback;
 } OwnedSecret;
 
@@ -43,6 +45,7 @@ static bool decrypt(const KrSecretRow *row, char *out);
 static void free_secret(void *arg);
 static unsigned char *secret_aad(const KrSecretRow *row, size_t *len);
 static KrSecret *from_utf8(KrSecret *secret);
+static bool is_valid(const char *value, size_t len);
 static bool is_converting(void);
 
 KrOpenResult
@@ -63,7 +66,7 @@ kr_vault_open_row(const KrSecretRow *row, KrSecret **secret)
 		return KR_OPEN_ALTERED;
 	}
 	*secret = from_utf8(opened);
-	return KR_OPEN_OK;
+	return *secret != NULL ? KR_OPEN_OK : KR_OPEN_UNREPRESENTABLE;
 }
 
 /* For who is going to read it: into the datum that goes to the executor. */
@@ -96,20 +99,23 @@ kr_vault_open_row_text(const KrSecretRow *row, text **value)
 	len = plain_len(row);
 	*value = palloc(VARHDRSZ + len);
 	SET_VARSIZE(*value, VARHDRSZ + len);
-	return decrypt(row, VARDATA(*value)) ? KR_OPEN_OK : KR_OPEN_ALTERED;
+	if (!decrypt(row, VARDATA(*value)))
+		return KR_OPEN_ALTERED;
+	if (is_valid(VARDATA(*value), len))
+		return KR_OPEN_OK;
+	sodium_memzero(VARDATA(*value), len);
+	return KR_OPEN_UNREPRESENTABLE;
 }
 
 KrOpenResult
 kr_vault_check_row(const KrSecretRow *row)
 {
-	KrOpenResult result = check_openable(row);
-	KrSecret   *secret;
+	KrSecretRow lasting = *row;
+	KrSecret   *secret = NULL;
+	KrOpenResult result;
 
-	if (result != KR_OPEN_OK)
-		return result;
-	secret = kr_vault_new_secret(plain_len(row));
-	if (!decrypt(row, secret->value))
-		result = KR_OPEN_ALTERED;
+	lasting.expires_at = DT_NOEND;
+	result = kr_vault_open_row(&lasting, &secret);
 	kr_vault_close(secret);
 	return result;
 }
@@ -129,6 +135,8 @@ kr_vault_reason(KrOpenResult result)
 			return "expired";
 		case KR_OPEN_ALTERED:
 			return "altered, moved or renamed";
+		case KR_OPEN_UNREPRESENTABLE:
+			return "not representable in this database's encoding";
 	}
 	return NULL;
 }
@@ -147,6 +155,8 @@ kr_vault_sqlstate(KrOpenResult result)
 		case KR_OPEN_NO_KEY:
 		case KR_OPEN_ALTERED:
 			return KR_ERR_VAULT_CANNOT_OPEN;
+		case KR_OPEN_UNREPRESENTABLE:
+			return ERRCODE_UNTRANSLATABLE_CHARACTER;
 	}
 	return ERRCODE_SUCCESSFUL_COMPLETION;
 }
@@ -214,6 +224,7 @@ kr_vault_new_secret(size_t len)
 				 errmsg("no locked memory for a secret")));
 	owned->secret.value[len] = '\0';
 	owned->secret.len = len;
+	owned->size = len;
 	return &owned->secret;
 }
 
@@ -288,7 +299,7 @@ free_secret(void *arg)
 	if (owned->is_locked)
 		kr_locked_free(owned->secret.value);
 	else if (owned->secret.value != NULL)
-		sodium_memzero(owned->secret.value, owned->secret.len);
+		sodium_memzero(owned->secret.value, owned->size);
 	owned->secret.value = NULL;
 	owned->secret.len = 0;
 }
@@ -335,23 +346,49 @@ is_converting(void)
 	return GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII;
 }
 
-/* The same secret, or one in the database's encoding in its place. */
+/*
+ * The same secret, or one in the database's encoding in its place; NULL, and
+ * the secret closed, where it cannot be had in that.
+ */
 static KrSecret *
 from_utf8(KrSecret *secret)
 {
-	KrSecret   *result;
-	char	   *converted;
+	int			encoding = GetDatabaseEncoding();
+	KrSecret   *result = NULL;
+	size_t		room;
+	Oid			proc;
 
 	if (!is_converting())
-		return secret;
-	converted = pg_any_to_server(secret->value, secret->len, PG_UTF8);
-	if (converted == secret->value)
-		return secret;
+	{
+		if (is_valid(secret->value, secret->len))
+			return secret;
+		kr_vault_close(secret);
+		return NULL;
+	}
 
-	result = kr_vault_new_secret(strlen(converted));
-	memcpy(result->value, converted, result->len);
-	sodium_memzero(converted, result->len);
-	pfree(converted);
+	proc = FindDefaultConversionProc(PG_UTF8, encoding);
+	room = secret->len * MAX_CONVERSION_GROWTH;
+	if (OidIsValid(proc) && pg_encoding_verifymbstr(PG_UTF8, secret->value, secret->len) == secret->len)
+	{
+		result = kr_vault_new_secret(room);
+		if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
+										  (unsigned char *) secret->value, secret->len,
+										  (unsigned char *) result->value, room + 1,
+										  true) == secret->len)
+			result->len = strlen(result->value);
+		else
+		{
+			kr_vault_close(result);
+			result = NULL;
+		}
+	}
 	kr_vault_close(secret);
 	return result;
+}
+
+/* What was sealed in a database of encoding SQL_ASCII may be anything. */
+static bool
+is_valid(const char *value, size_t len)
+{
+	return pg_encoding_verifymbstr(GetDatabaseEncoding(), value, len) == len;
 }

@@ -69,6 +69,8 @@ SELECT results_eq($$SELECT version, reason FROM vault.verify()$$, $$VALUES (7, '
 ROLLBACK TO swapped;
 SELECT throws_ok($$INSERT INTO vault.former_versions SELECT secret_id, 99, name, tenant_id, key_id, 'plaintext of some length', nonce, now() FROM vault.former_versions$$,
                  '0A000', NULL, 'no plaintext into former versions');
+SELECT throws_ok($$SELECT vault.create_secret(repeat('x', 100 * 1024 * 1024))$$, '54000', 'secret is too large', 'a secret of 100 MB');
+SELECT throws_ok($$SELECT vault.update_secret(st.id('w'), repeat('x', 100 * 1024 * 1024))$$, '54000', 'secret is too large', 'also as a new value');
 SELECT is(vault.delete_secret(st.id('w')), true, 'deleted');
 SELECT is((SELECT count(*) FROM vault.former_versions), 0::bigint, 'with its former versions');
 

@@ -229,6 +229,27 @@ $node->command_ok([ 'pg_restore', '-e', '-d', 'restored', '-U', 'postgres', "$di
 my $all = "SELECT count(*), count(decrypted_secret), md5(string_agg(md5(convert_to(decrypted_secret, 'UTF8')), '' ORDER BY id)) FROM vault.decrypted_secrets";
 is($k->exec($all, db => 'restored'), $k->exec($all), 'all secrets open after a restore');
 is($k->exec("SELECT convert_to(decrypted_secret, 'UTF8') FROM vault.decrypted_secrets WHERE name = 'schl' || chr(252) || 'ssel'", db => 'restored'), '\xc3a4c3b6c3bc', 'and have their characters');
+# What another encoding has not spoils only itself.
+$k->exec("SELECT vault.create_secret(E'\\u20ac', 'euro')");
+$k->exec("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", db => 'postgres');
+$k->exec('CREATE EXTENSION kessel_router CASCADE', db => 'ascii');
+$k->exec("SELECT vault.create_secret(E'\\xff\\xfe', 'bytes'), vault.create_secret('letters', 'letters')", db => 'ascii');
+my %other = (infra => [ 'restored', 'euro' ], ascii => [ 'utf8', 'bytes' ]);
+foreach my $from (sort keys %other)
+{
+    my ($to, $name) = @{ $other{$from} };
+    my $encoding = $to eq 'utf8' ? 'UTF8' : 'LATIN1';
+    $k->exec("DROP DATABASE IF EXISTS $to", db => 'postgres');
+    $k->exec("CREATE DATABASE $to ENCODING '$encoding' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", db => 'postgres');
+    # The client's encoding: names are letters.
+    $node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump.$from", '-U', 'postgres', $from ], "$from: dump");
+    $node->command_ok([ 'bash', '-c', "pg_restore -f - '$dir/dump.$from' | sed 's/SQL_ASCII/UTF8/' | psql -Xqv ON_ERROR_STOP=1 -o /dev/null -d $to -U postgres" ], "$to: restore");
+    is($k->exec("SELECT name, decrypted_secret IS NULL, (SELECT reason FROM vault.verify()) FROM vault.decrypted_secrets WHERE decrypted_secret IS NULL OR name = '$name'", db => $to),
+        "$name|t|not representable in this database's encoding", "$to: a secret that it has no characters for");
+    like_error($k->run("SELECT vault.reveal('$name')", db => $to), '22P05', qr/cannot be opened/, "$to: asked for it is an error", hint => qr/encoding/);
+    like_error($k->run("SELECT vault.update_secret(id, new_name => 'x') FROM vault.secrets WHERE name = '$name'", db => $to), '22P05', qr/cannot be opened/, "$to: nor is it sealed anew");
+}
+
 write_key("$dir/key", 'b2' x 32);
 is($k->exec('SELECT sealed || array_to_string(wanted_root_key_ids, \',\') FROM vault.status()', db => 'restored'), "true$fingerprint", 'with another root key the missing one is named');
 
