@@ -75,10 +75,12 @@ static TimestampTz hidden_start = 0;
 /* Set while the hook itself emits a replacement for this record. */
 static const ErrorData *replaced = NULL;
 
+static void show_label(const char *label);
 static void emit_log(ErrorData *edata);
 static void emit_replacement(ErrorData *edata);
 static void hide_in_place(ErrorData *edata);
 static bool has_format(const ErrorData *edata, const char *format);
+static bool is_fast_path(const ErrorData *edata);
 static bool record_has_secret(const ErrorData *edata);
 static bool statement_is_hidden(void);
 static bool text_names_secret(const char *text);
@@ -101,7 +103,7 @@ kr_error_hide_statement(const char *label)
 
 	hidden_query = debug_query_string;
 	hidden_start = GetCurrentStatementStartTimestamp();
-	pgstat_report_activity(STATE_RUNNING, label);
+	show_label(label);
 }
 
 void
@@ -118,6 +120,20 @@ kr_error_rethrow_hidden(MemoryContext cxt)
 	edata->internalquery = NULL;
 	edata->internalpos = 0;
 	ReThrowError(edata);
+}
+
+/*
+ * In pg_stat_activity, in place of the statement. What stands behind the label
+ * in shared memory nobody is shown, but a core dump would have it.
+ */
+static void
+show_label(const char *label)
+{
+	int			len = strlen(label) + 1;
+
+	pgstat_report_activity(STATE_RUNNING, label);
+	if (MyBEEntry != NULL && len < pgstat_track_activity_query_size)
+		memset(MyBEEntry->st_activity_raw + len, 0, pgstat_track_activity_query_size - len);
 }
 
 /*
@@ -140,7 +156,7 @@ emit_log(ErrorData *edata)
 	else if (!has_format(edata, KR_ERROR_AUDIT_FORMAT) && record_has_secret(edata))
 	{
 		if (edata->elevel >= ERROR && MyBackendType == B_BACKEND)
-			pgstat_report_activity(STATE_RUNNING, KR_WITHHELD_LABEL);
+			show_label(KR_WITHHELD_LABEL);
 
 		if (message_may_quote(edata) && edata->elevel <= ERROR)
 		{
@@ -204,10 +220,22 @@ has_format(const ErrorData *edata, const char *format)
 	return edata->message_id != NULL && strcmp(edata->message_id, format) == 0;
 }
 
+/*
+ * A function that the client calls by its number has no statement. What cannot
+ * be read as its argument would be quoted.
+ */
+static bool
+is_fast_path(const ErrorData *edata)
+{
+	return debug_query_string == NULL && MyBackendType == B_BACKEND &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_DATA_EXCEPTION;
+}
+
 static bool
 record_has_secret(const ErrorData *edata)
 {
 	return statement_is_hidden() ||
+		is_fast_path(edata) ||
 		text_names_secret(debug_query_string) ||
 		text_names_secret(edata->message) ||
 		text_names_secret(edata->detail) ||

@@ -2,16 +2,17 @@
  * kr_remote_connect.c
  *	  Opening one libpq connection to a data source.
  *
- * Non-blocking and interruptible, bounded by kessel.connect_timeout. The password is opened just
- * before, handed to libpq and wiped here. libpq keeps a copy of its own for as
- * long as the connection lives. Where the data source refuses it while another
- * one is pending (kr_credential.h), that is tried.
+ * Non-blocking and interruptible, bounded by kessel.connect_timeout. The
+ * password is opened just before, handed to libpq and wiped here; libpq's copy is
+ * when the connection is made. Where the data source refuses it while another one
+ * is pending (kr_credential.h), that is tried.
  */
 #include "postgres.h"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
+#include <sodium.h>
 #include <sys/socket.h>
 
 #include "commands/dbcommands.h"
@@ -503,6 +504,20 @@ check_names(const KrSource *source, TimestampTz deadline)
 					 source->name)));
 }
 
+/*
+ * libpq keeps the password for PQreset(), which is not called here. Another copy,
+ * in the state of its SCRAM exchange, lives as long as the connection and cannot
+ * be reached.
+ */
+static void
+forget_password(PGconn *pg)
+{
+	char	   *password = PQpass(pg);
+
+	if (password != NULL)
+		sodium_memzero(password, strlen(password));
+}
+
 static PGconn *
 try_connecting(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id,
 			   TimestampTz deadline)
@@ -513,6 +528,7 @@ try_connecting(const KrSource *source, const char *purpose, const pg_uuid_t *sec
 	{
 		if (finish_connecting(&pg, source, deadline))
 			PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
+		forget_password(pg);
 	}
 	PG_CATCH();
 	{
