@@ -14,7 +14,7 @@ EXTRA_CLEAN  = $(DATA_built) tmp_check results regression.diffs regression.out
 
 PG_CPPFLAGS  = -I$(srcdir)/src $(addprefix -I$(srcdir)/,$(sort $(dir $(KR_HEADERS)))) -I$(shell $(PG_CONFIG) --includedir)
 PG_CFLAGS    = -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare $(WERROR)
-SHLIB_LINK   = -lpq -lsodium
+SHLIB_LINK   = -lpq -lsodium -lcrypto
 
 .DEFAULT_GOAL := all
 

@@ -57,10 +57,14 @@ static const char *const secret_words[] = {
 	"alter_data_source",
 	"create_data_source",
 	"create_secret",
+	"encrypt_aes_gcm",
+	"import_aes_gcm",
 	"into vault.secrets",
 	"set_credential",
 	"update vault.secrets",
 	"update_secret",
+	"vault.open",
+	"vault.seal",
 };
 
 #define KR_WITHHELD "***"
@@ -71,6 +75,7 @@ static emit_log_hook_type prev_emit_log_hook = NULL;
 /* The statement that kr_error_hide_statement() was last called in. */
 static const char *hidden_query = NULL;
 static TimestampTz hidden_start = 0;
+static bool is_labelled = false;	/* pg_stat_activity shows a label instead */
 
 /* Set while the hook itself emits a replacement for this record. */
 static const ErrorData *replaced = NULL;
@@ -98,12 +103,14 @@ void
 kr_error_hide_statement(const char *label)
 {
 	/* The outermost function names the statement. */
-	if (statement_is_hidden())
+	if (statement_is_hidden() && (label == NULL || is_labelled))
 		return;
 
+	is_labelled = label != NULL;
 	hidden_query = debug_query_string;
 	hidden_start = GetCurrentStatementStartTimestamp();
-	show_label(label);
+	if (label != NULL)
+		show_label(label);
 }
 
 void

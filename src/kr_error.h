@@ -27,7 +27,8 @@
 /*
  * From here to the end of the statement its text carries a secret: keep it out
  * of pg_stat_activity, and out of the log through kr_error_rethrow_hidden().
- * label, a string constant, is what pg_stat_activity shows instead.
+ * label, a string constant, is what pg_stat_activity shows instead; NULL leaves
+ * it there, for a statement that only reads what messages must not quote.
  */
 extern void kr_error_hide_statement(const char *label);
 

@@ -89,6 +89,10 @@ extern char *kr_vault_uuid_text(const pg_uuid_t *id);
 
 /* The tenant's active key, locked; a new one where it has none. */
 extern void kr_vault_key_for_sealing(const pg_uuid_t *tenant_id, KrDataKey *key);
+
+/* A new one, which the caller stores. */
+extern void kr_vault_new_key(const pg_uuid_t *tenant_id, KrKeyPurpose purpose,
+							 KrDataKey *key);
 extern void kr_vault_key_by_id(const pg_uuid_t *key_id, KrDataKey *key);
 
 /* wanted is the fingerprint of the root key that would do, or NULL. */

@@ -28,24 +28,34 @@ kr_vault_key_for_sealing(const pg_uuid_t *tenant_id, KrDataKey *key)
 
 	if (!kr_rows_active_key(tenant_id, key))
 	{
-		char	   *missing = missing_root_key();
-
-		/* A wrong root key in place must not become a second one. */
-		if (missing != NULL)
-			kr_vault_raise_sealed(missing);
-
-		memset(key, 0, sizeof(*key));
-		kr_vault_new_id(&key->id);
-		key->has_tenant = tenant_id != NULL;
-		if (key->has_tenant)
-			key->tenant_id = *tenant_id;
-		kr_keyring_new_key(key);
+		kr_vault_new_key(tenant_id, KR_KEY_SEAL, key);
 		kr_rows_insert_key(key);
 		if (!kr_rows_active_key(tenant_id, key))
 			elog(ERROR, "the new data key is not there");
 	}
 	if (!kr_keyring_has(key->root_key_id))
 		kr_vault_raise_sealed(key->root_key_id);
+}
+
+void
+kr_vault_new_key(const pg_uuid_t *tenant_id, KrKeyPurpose purpose, KrDataKey *key)
+{
+	char	   *missing;
+
+	(void) keyring_for_sealing();
+	missing = missing_root_key();
+
+	/* A wrong root key in place must not become a second one. */
+	if (missing != NULL)
+		kr_vault_raise_sealed(missing);
+
+	memset(key, 0, sizeof(*key));
+	kr_vault_new_id(&key->id);
+	key->purpose = purpose;
+	key->has_tenant = tenant_id != NULL;
+	if (key->has_tenant)
+		key->tenant_id = *tenant_id;
+	kr_keyring_new_key(key);
 }
 
 void
