@@ -6,6 +6,7 @@ use warnings;
 
 use lib 'test/lib';
 use File::Find;
+use IPC::Run ();
 use JSON::PP ();
 use KesselProxy;
 use KesselTest;
@@ -13,16 +14,21 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $log_all = "log_statement = 'all'\nlog_min_duration_statement = 0\nlog_error_verbosity = verbose\nlog_parameter_max_length = -1\n";
+my $key_file = KesselTest::root_key_file(PostgreSQL::Test::Utils::tempdir() . '/root.key');
 my $k = KesselTest->new(conf => <<"CONF");
 shared_preload_libraries = 'pg_stat_statements, kessel_router'
 pg_stat_statements.track = all
 restart_after_crash = on
 synchronous_commit = off
 kessel.connect_timeout = 5
+kessel.root_key_file = '$key_file'
+wal_level = replica
+max_wal_senders = 5
+hot_standby = on
 $log_all
 CONF
 $k->exec('CREATE EXTENSION pg_stat_statements');
-my $d = $k->data_cluster('solo', conf => "synchronous_commit = off\nrestart_after_crash = on\nshared_preload_libraries = 'pg_stat_statements'\n$log_all");
+my $d = $k->data_cluster('solo', conf => "synchronous_commit = off\nrestart_after_crash = on\nwal_level = replica\nmax_wal_senders = 5\nshared_preload_libraries = 'pg_stat_statements'\n$log_all");
 $k->data_exec($d, 'CREATE EXTENSION pg_stat_statements', db => 'postgres');
 $k->data_database($d, 'second');
 $k->crm_database($d, 'one');
@@ -71,6 +77,20 @@ sub all_connect
     ok_run($k->run($name, tenant => 'one', user => 'service'), 'one account 1', "$what: a new session reads");
     ok_run($k->run($name, tenant => 'two', user => 'service'), 'two account 1', "$what: by the other data source, too");
     return;
+}
+
+sub standby_of
+{
+    my ($node, $label) = @_;
+    $node->append_conf('pg_hba.conf', "local replication all trust\n");
+    $node->reload;
+    $node->backup($label);
+    my $standby = PostgreSQL::Test::Cluster->new($label);
+    $standby->init_from_backup($node, $label, has_streaming => 1);
+    # Listens where the other one does not.
+    $standby->append_conf('postgresql.conf', "listen_addresses = '127.0.0.1'\nport = " . $standby->port . "\n");
+    $standby->start;
+    return $standby;
 }
 
 sub verifier { return $k->data_exec($d, "SELECT rolpassword FROM pg_authid WHERE rolname = '$d->{runtime}'", db => 'postgres') }
@@ -164,6 +184,32 @@ $d->{node}->reload;
 $k->exec("SELECT kessel.create_data_source('open', 'postgresql://solo_runtime:any\@127.0.0.1:$d->{port}/postgres', options => '{\"password_required\": false}')");
 ok($k->node->poll_query_until('infra', "SELECT 'P0001' <> (SELECT detail FROM kessel.test_data_source('open') WHERE \"check\" = 'authentication')"), 'a server that trusts');
 like_error($k->run("CALL kessel.rotate_credential('open')", user => 'admin'), '0A000', qr/did not ask for the password/, 'proves nothing');
+{
+    # A standby of the data source, and a pooler before it that has a list of passwords.
+    my $standby = standby_of($d->{node}, 'data_standby');
+    $k->exec("SELECT kessel.create_data_source('standby', 'postgresql://solo_owner:" . password_of('one', 'owner') . "\@127.0.0.1:" . $standby->port . "/tenants')");
+    like_error($k->run("CALL kessel.rotate_credential('standby')", user => 'admin'), '25006', qr/leads to a standby/, 'a standby', hint => qr/target_session_attrs/);
+    $k->exec("SELECT kessel.drop_data_source('standby')");
+    $standby->stop;
+}
+SKIP:
+{
+    local $ENV{PATH} = "$ENV{PATH}:/usr/sbin";
+    my $no;
+    skip 'no pgbouncer here', 3 unless eval { IPC::Run::run([ 'pgbouncer', '--version' ], '>', \$no, '2>', \$no) };
+    my $dir = PostgreSQL::Test::Utils::tempdir_short();
+    my $port = PostgreSQL::Test::Cluster::get_free_port();
+    append_to_file("$dir/users", qq("solo_owner" "@{[ password_of('one', 'owner') ]}"\n));
+    append_to_file("$dir/ini", "[databases]\ntenants = host=127.0.0.1 port=$d->{port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = $port\nunix_socket_dir =\n"
+          . "auth_type = scram-sha-256\nauth_file = $dir/users\nlogfile = $dir/log\npidfile = $dir/pid\npool_mode = session\n");
+    my $bouncer = IPC::Run::start([ 'pgbouncer', "$dir/ini" ], '<', \undef, '>', "$dir/out", '2>', "$dir/err");
+    $k->exec("SELECT kessel.create_data_source('pooled', 'postgresql://solo_owner:" . password_of('one', 'owner') . "\@127.0.0.1:$port/tenants')");
+    ok($k->node->poll_query_until('infra', q{SELECT coalesce(bool_or(ok), false) FROM kessel.test_data_source('pooled') WHERE "check" = 'round trip'}), 'through a pooler in session mode');
+    like_error($k->run("CALL kessel.rotate_credential('pooled')", user => 'admin'), '0A000', qr/cannot be rotated through a pooler/, 'it is recognised');
+    is($k->exec($pending), '0', 'before anything is pending');
+    $k->exec("SELECT kessel.drop_data_source('pooled')");
+    $bouncer->kill_kill;
+}
 $k->exec("SELECT kessel.drop_data_source('open'), kessel.drop_data_source('bare')");
 unlink $d->{node}->data_dir . '/pg_hba.conf';
 $d->{node}->append_conf('pg_hba.conf', $hba);
@@ -272,6 +318,20 @@ sub check_state
     all_connect("$what: in the end");
     return;
 }
+
+my $hot = standby_of($k->node, 'infra_standby');
+my $hot_url = 'host=' . $hot->host . ' port=' . $hot->port . ' dbname=infra user=postgres';
+interrupt('during', sub {
+    $k->node->wait_for_catchup($hot, 'replay', $k->node->lsn('flush'));
+    ok_run($k->run($name, tenant => 'one', url => $hot_url), 'one account 1', 'a hot standby logs in with the pending password, too');
+    like($k->run("SELECT ok, detail FROM kessel.test_data_source('one') WHERE \"check\" = 'rotation'", url => $hot_url)->{out}, qr/^f\|A rotation is under way or was interrupted/, 'and settles nothing');
+    is($k->run($rotate, url => $hot_url)->{state}, '25006', 'nor rotates');
+    kill_backend($k->node, $_[0]->pid);
+});
+check_state('with a hot standby', 'test');
+$k->node->wait_for_catchup($hot, 'replay', $k->node->lsn('flush'));
+ok_run($k->run($name, tenant => 'one', url => $hot_url), 'one account 1', 'the standby follows');
+$hot->stop;
 
 foreach my $step (qw(before during proving switching))
 {
