@@ -367,7 +367,8 @@ SKIP:
     my ($own, undef, $own_later) = remains('SELECT public.taken($1), 1', 'kr-leak-8001', 'kr-leak-8001-secret');
     my ($own_failing) = remains('SELECT public.taken($1), 1 / (pg_catalog.random() * 0)::integer', 'kr-leak-8002', 'kr-leak-8002-secret');
     my ($own_given) = remains('SELECT public.given($1)', 'kr-leak-8003', scalar reverse 'kr-leak-8003-secret');
-    diag("a parameter leaves $own copies in PostgreSQL itself, $own_failing in an error, a result $own_given");
+    my ($own_json) = remains('SELECT public.given($1)::jsonb', 'kr-leak-8006', scalar reverse '"kr-leak-8006-secret"');
+    diag("a parameter leaves $own copies in PostgreSQL itself, $own_failing in an error, a result $own_given, one of jsonb $own_json");
     cmp_ok($own, '>', 0, 'the search works: memory');
     foreach my $function (@functions)
     {
@@ -384,20 +385,66 @@ SKIP:
         cmp_ok($n, '<=', $own_failing, "and then neither: $n, later $later");
     }
     $k->exec("SELECT vault.create_secret('kr-leak-' || 8000 + 4 || '-secret', 'given'); SELECT kessel.set_credential('one', '$d->{runtime}', '$d->{password}')");
+    my $tenant = "SET kessel.tenant = 'one'; SELECT vault.";
     my %given = (
-        'vault.reveal($1::text)'                                                            => 'given',
-        'decrypted_secret FROM vault.decrypted_secrets WHERE name = $1'                     => 'given');
+        'vault.reveal($1::text)'                                            => 'given',
+        'decrypted_secret FROM vault.decrypted_secrets WHERE name = $1'     => 'given',
+        q{vault.open($1::bytea, 'c')}                                       => $k->exec("${tenant}seal('kr-leak-' || 8000 + 4 || '-secret', 'c')"),
+        q{vault.open_jsonb($1::bytea, 'c')}                                 => $k->exec("${tenant}seal(to_jsonb('kr-leak-' || 8000 + 4 || '-secret'), 'c')"),
+        q{vault.reseal($1::bytea, 'c')}                                     => $k->exec("${tenant}seal('kr-leak-' || 8000 + 4 || '-secret', 'c')"),
+        q{vault.import_aes_gcm($1, 'aes')}                                  => $k->exec("${tenant}encrypt_aes_gcm('kr-leak-' || 8000 + 4 || '-secret', 'aes')"));
     foreach my $call (sort keys %given)
     {
         my ($n, $state, $later) = remains("SELECT $call", 'kr-leak-8004', $given{$call});
         is($state, '', "$call works");
-        cmp_ok($n, '<=', $own_given, "and leaves no more of the result than PostgreSQL itself: $n, later $later");
+        cmp_ok($n, '<=', $call =~ /reseal/ ? 0 : $call =~ /json/ ? $own_json : $own_given, "and leaves no more of the result than PostgreSQL itself: $n, later $later");
     }
     $c = client('postgres');
     is($c->query('SELECT count(*) FROM data.accounts')->{rows}[0][0], '5', 'a connection to a data source');
     my $n = copies($c->pid, $d->{password});
     cmp_ok($n, '<=', 1, "has its password in libpq's SCRAM exchange at most: $n");
     $c->quit;
+
+    # What is sealed by the client is in the clear only while it is sealed anew.
+    my $sealed = seal_at_client('kr-leak-8005-secret', $k->exec('SELECT vault.public_key()'));
+    my ($left, $state) = remains('SELECT vault.create_secret_sealed($1)', 'kr-leak-8005', $sealed);
+    is($state, '', 'vault.create_secret_sealed() works');
+    is($left, 0, 'and leaves nothing of the secret');
+
+    # The password that nobody knows: libpq's copies of two logins.
+    $c = client('postgres');
+    is($c->query("CALL kessel.rotate_credential('one')")->{state}, '', 'a rotation');
+    $n = copies($c->pid, $k->exec("SELECT decrypted_secret FROM vault.decrypted_secrets v JOIN app.data_source_credentials c ON c.secret_id = v.id WHERE c.purpose = 'runtime' AND c.username = '$d->{runtime}'"));
+    cmp_ok($n, '<=', 2, "leaves the new password in what libpq has freed at most: $n");
+    $c->quit;
 }
 
 done_testing();
+
+# libsodium's crypto_box_seal(), base64, as a client's library has it.
+sub seal_at_client
+{
+    my ($secret, $key) = @_;
+    my ($out, $err) = ('', '');
+    append_to_file("$dir/seal.c", <<'C');
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+int
+main(int argc, char **argv)
+{
+	unsigned char key[32], sealed[1024];
+	char		text[2048];
+
+	if (argc != 3 || sodium_init() < 0 || sodium_base642bin(key, 32, argv[2], strlen(argv[2]), NULL, NULL, NULL, sodium_base64_VARIANT_ORIGINAL) != 0)
+		return 1;
+	crypto_box_seal(sealed, (unsigned char *) argv[1], strlen(argv[1]), key);
+	puts(sodium_bin2base64(text, sizeof(text), sealed, strlen(argv[1]) + crypto_box_SEALBYTES, sodium_base64_VARIANT_ORIGINAL));
+	return 0;
+}
+C
+    IPC::Run::run([ 'cc', '-o', "$dir/seal", "$dir/seal.c", '-lsodium' ], '<', \undef, '>&', \$out) or die "cc: $out";
+    IPC::Run::run([ "$dir/seal", $secret, $key ], '<', \undef, '>', \$out, '2>', \$err) or die "seal: $err";
+    chomp $out;
+    return $out;
+}
