@@ -1,4 +1,5 @@
--- Secrets from elsewhere: from the extension supabase_vault.
+-- Secrets from elsewhere and to elsewhere: from the extension supabase_vault,
+-- and a tenant's from one installation to another.
 
 CREATE FUNCTION vault.import_supabase(
     source_schema text DEFAULT 'supabase_vault',
@@ -16,3 +17,21 @@ COMMENT ON FUNCTION vault.import_supabase(text) IS
 -- As vault.delete_secret, for what is written for Supabase Vault.
 CREATE POLICY admin_deletes ON vault.secrets FOR DELETE TO kessel_admin USING (true);
 GRANT DELETE ON vault.secrets TO kessel_admin;
+
+CREATE FUNCTION vault.export_tenant(
+    tenant               text,
+    recipient_public_key text,
+    secret_ids           uuid[] DEFAULT NULL
+) RETURNS jsonb
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_export_tenant';
+REVOKE ALL ON FUNCTION vault.export_tenant(text, text, uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION vault.export_tenant(text, text, uuid[]) TO kessel_admin;
+COMMENT ON FUNCTION vault.export_tenant(text, text, uuid[]) IS
+'A tenant''s secrets in all their versions, sealed for another installation alone, which takes them with vault.import_tenant. tenant: slug or id. recipient_public_key: what vault.public_key() returns there. secret_ids: these only; NULL is all. The bundle shows names, descriptions, tags and times in the clear, values never; it carries no grants and no data keys. Up to 256 MB. Each version is recorded with the purpose export. Reads only, so it runs on a standby. Errors: KR002 no such tenant, 42501 the caller has not the privilege reveal on each of the secrets, 22023 no public key, 02000 no such secret of the tenant, KR010 no root key, KR011 a version cannot be opened, 54000 too large, 22004 NULL. For kessel_admin.';
+
+CREATE FUNCTION vault.import_tenant(bundle jsonb, tenant text DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_import_tenant';
+REVOKE ALL ON FUNCTION vault.import_tenant(jsonb, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION vault.import_tenant(jsonb, text) TO kessel_admin;
+COMMENT ON FUNCTION vault.import_tenant(jsonb, text) IS
+'Takes in what vault.export_tenant has returned in another installation: all of it or, with an error, nothing; returns how many secrets. tenant: slug or id of whom they belong to here; NULL is the slug that the bundle names. Ids, names, versions and times are kept. Nobody is granted anything on them, see vault.grant_secret. Anybody can seal a bundle for a public key, so know whom it comes from. Each secret is recorded. Errors: KR002 no such tenant, KR011 altered or sealed for another vault, 22023 no bundle, 0A000 another format version, 23505 a secret with this id or name is here already, KR010 no root key, 22021 a value that the database''s encoding has not, 22004 NULL, 25006 read-only transaction. For kessel_admin.';

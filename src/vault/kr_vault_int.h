@@ -53,6 +53,12 @@ extern KrSecret *kr_vault_new_secret(size_t len);
 /* value itself, or a copy that the caller wipes; *len is updated. */
 extern char *kr_vault_to_utf8(const char *value, size_t *len);
 
+/*
+ * The same secret, or one in the database's encoding in its place; NULL, and
+ * the secret closed, where it cannot be had in that.
+ */
+extern KrSecret *kr_vault_from_utf8(KrSecret *secret);
+
 /* ---------- kr_vault.c: secrets ---------- */
 
 /* What a call asks to be changed; NULL leaves things as they are. */

@@ -44,7 +44,6 @@ static size_t plain_len(const KrSecretRow *row);
 static bool decrypt(const KrSecretRow *row, char *out);
 static void free_secret(void *arg);
 static unsigned char *secret_aad(const KrSecretRow *row, size_t *len);
-static KrSecret *from_utf8(KrSecret *secret);
 static bool is_valid(const char *value, size_t len);
 static bool is_converting(void);
 
@@ -65,7 +64,7 @@ kr_vault_open_row(const KrSecretRow *row, KrSecret **secret)
 		kr_vault_close(opened);
 		return KR_OPEN_ALTERED;
 	}
-	*secret = from_utf8(opened);
+	*secret = kr_vault_from_utf8(opened);
 	return *secret != NULL ? KR_OPEN_OK : KR_OPEN_UNREPRESENTABLE;
 }
 
@@ -346,12 +345,8 @@ is_converting(void)
 	return GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII;
 }
 
-/*
- * The same secret, or one in the database's encoding in its place; NULL, and
- * the secret closed, where it cannot be had in that.
- */
-static KrSecret *
-from_utf8(KrSecret *secret)
+KrSecret *
+kr_vault_from_utf8(KrSecret *secret)
 {
 	int			encoding = GetDatabaseEncoding();
 	KrSecret   *result = NULL;
