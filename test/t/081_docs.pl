@@ -2,7 +2,7 @@
 # of its own, and looks for names in them that the extension has not.
 #
 # Blocks are as in README.md, see 080_readme.pl; of them these are run here:
-#   sql, sql error=STATE, text output, sh run
+#   sql, sql error=STATE, text output, sh run; nothing with the word ignore
 # and a comment "<!-- test" holds SQL that readers do not need, see KesselDoc.
 # A superuser works in the infra database. /etc/postgresql is a folder of ours.
 use strict;
@@ -55,6 +55,7 @@ sub run_blocks
     {
         my %is = map { /^(\w+)(?:=(.*))?$/ ? ($1 => $2 // 1) : () } @{ $block->{words} };
         my $at = "$name.md, line $block->{line}";
+        next if $is{ignore};
         (my $text = $block->{text}) =~ s{/etc/postgresql/}{$dir/}g;
 
         if ($block->{lang} eq 'sql')
