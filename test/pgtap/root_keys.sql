@@ -33,6 +33,18 @@ UPDATE vault.keys SET root_key_id = (SELECT root_key_id FROM vault.status());
 SELECT results_eq($$SELECT sealed, wanted_root_key_ids FROM vault.status()$$, $$VALUES (false, '{}'::text[])$$, 'none is wanted');
 ROLLBACK TO s;
 
+-- A data key is bound to its purpose: none can be made to serve the other one.
+SELECT isnt(vault.public_key(), NULL, 'a key that clients seal to');
+UPDATE vault.keys SET status = 'retired' WHERE purpose = 'box';
+SAVEPOINT s2;
+UPDATE vault.keys SET purpose = 'box' WHERE purpose = 'seal';
+SELECT throws_ok('SELECT vault.public_key()', 'KR011', NULL, 'a key for secrets opens nothing that clients have sealed');
+ROLLBACK TO s2;
+UPDATE vault.keys SET status = 'retired' WHERE purpose = 'seal';
+UPDATE vault.keys SET status = 'active', purpose = 'seal' WHERE purpose = 'box';
+SELECT throws_ok($$SELECT vault.create_secret('y')$$, 'KR011', NULL, 'and the other way round');
+ROLLBACK TO s;
+
 CREATE ROLE keys_stranger;
 CREATE ROLE keys_admin IN ROLE kessel_admin;
 CREATE ROLE keys_user IN ROLE kessel_user, kessel_service;
