@@ -143,7 +143,7 @@ foreach my $kind (qw(row schema solo))
 #
 foreach my $sql (
     'SELECT * FROM app.data_sources', 'SELECT * FROM app.data_source_credentials', 'SELECT * FROM app.tenants',
-    'SELECT * FROM vault.secrets', 'SELECT * FROM vault.keys', 'SELECT * FROM vault.decrypted_secrets', 'SELECT * FROM kessel.routes',
+    'SELECT * FROM vault.secrets', 'SELECT * FROM vault.keys', 'SELECT * FROM vault.former_versions', 'SELECT * FROM kessel.routes',
     "INSERT INTO app.user_tenants (user_id, tenant_id) VALUES (gen_random_uuid(), gen_random_uuid())",
     "SELECT kessel.add_member('row-b', '$k->{user}{a}')", "SELECT kessel.create_data_source('x', 'host=127.0.0.1')",
     "SELECT kessel.suspend_tenant('row-b')", "SELECT kessel.test_data_source('shared')", "SELECT kessel.install_agent('shared')",
@@ -153,6 +153,7 @@ foreach my $sql (
 {
     denied($k->as_member('row-a', $sql), "app may not: $sql");
 }
+ok_run($k->as_member('row-a', 'SELECT count(*) FROM vault.decrypted_secrets'), '0', 'app sees no secret, as long as it is granted none');
 unlike($k->as_member('row-a', 'SELECT user_id FROM app.user_tenants')->{out}, qr/$k->{user}{b}/, 'app sees no memberships of others');
 ok_run($k->run(<<'SQL'), '', 'PUBLIC may execute nothing');
 SELECT p.oid::regprocedure FROM pg_proc p
@@ -163,9 +164,9 @@ SELECT c.oid::regclass FROM pg_class c
 WHERE c.relnamespace IN ('kessel'::regnamespace, 'vault'::regnamespace, 'app'::regnamespace) AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'S')
   AND (has_table_privilege('stranger', c.oid, 'SELECT, INSERT, UPDATE, DELETE') OR has_any_column_privilege('stranger', c.oid, 'SELECT, INSERT, UPDATE'))
 SQL
-ok_run($k->run(<<'SQL'), '', 'every function of the extension has a fixed search_path');
+ok_run($k->run(<<'SQL'), '', 'every function of the extension has a fixed search_path, and procedures commit');
 SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-WHERE p.pronamespace IN ('kessel'::regnamespace, 'vault'::regnamespace, 'app'::regnamespace) AND l.lanname <> 'c' AND l.lanname <> 'internal'
+WHERE p.pronamespace IN ('kessel'::regnamespace, 'vault'::regnamespace, 'app'::regnamespace) AND l.lanname <> 'c' AND l.lanname <> 'internal' AND p.prokind <> 'p'
   AND NOT coalesce(p.proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false)
 SQL
 
