@@ -32,6 +32,7 @@ static bool decode_hex(const char *text, size_t len, unsigned char *bytes);
 static int	hex_digit(char c);
 static bool is_ascii(const char *text, size_t len);
 static bool is_one_case(const char *text, size_t len);
+static const EVP_CIPHER *aes_256_gcm(void);
 static bool run(bool sealing, const unsigned char *key,
 				const unsigned char *iv, size_t iv_len,
 				unsigned char *bytes, size_t len, unsigned char *tag);
@@ -133,17 +134,36 @@ kr_aes_gcm_key(const char *text, size_t len, unsigned char *key)
 		key_len == KR_AES_KEY_BYTES && end == text + len;
 }
 
+/*
+ * Since OpenSSL 3 EVP_aes_256_gcm() only names what each use then looks up, in
+ * more time than a short value takes. Kept for the life of the process.
+ */
+static const EVP_CIPHER *
+aes_256_gcm(void)
+{
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
+	static EVP_CIPHER *fetched = NULL;
+
+	if (fetched == NULL)
+		fetched = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
+	return fetched;
+#else
+	return EVP_aes_256_gcm();
+#endif
+}
+
 static bool
 run(bool sealing, const unsigned char *key, const unsigned char *iv, size_t iv_len,
 	unsigned char *bytes, size_t len, unsigned char *tag)
 {
 	EVP_CIPHER_CTX *cxt = EVP_CIPHER_CTX_new();
+	const EVP_CIPHER *cipher = aes_256_gcm();
 	unsigned char nothing[KR_AES_TAG_BYTES];
 	int			done;
 	bool		ok;
 
-	ok = cxt != NULL && len <= KR_AES_MAX &&
-		EVP_CipherInit_ex(cxt, EVP_aes_256_gcm(), NULL, NULL, NULL, sealing) == 1 &&
+	ok = cxt != NULL && cipher != NULL && len <= KR_AES_MAX &&
+		EVP_CipherInit_ex(cxt, cipher, NULL, NULL, NULL, sealing) == 1 &&
 		EVP_CIPHER_CTX_ctrl(cxt, EVP_CTRL_AEAD_SET_IVLEN, (int) iv_len, NULL) == 1 &&
 		EVP_CipherInit_ex(cxt, NULL, NULL, key, iv, sealing) == 1 &&
 		(sealing ||
