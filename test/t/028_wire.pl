@@ -53,14 +53,14 @@ sub count
 }
 
 # How many round trips of a slow network a statement waits for. A machine that
-# is busy gets a second and a third try.
+# is busy gets up to six tries.
 sub waits
 {
     my ($p, $s, $sql, $expected, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my $best;
     $p->delay($delay);
-    foreach my $try (1 .. 3)
+    foreach my $try (1 .. 6)
     {
         my $r = $s->run("\\timing on\n$sql;\n\\timing off");
         die "$sql\n$r->{err}" if $r->{state} ne '';
