@@ -294,6 +294,35 @@ SKIP: {
 }
 
 #
+# Databases of other encodings: a dump's values open there
+#
+$k->exec("SET kessel.tenant = 'globex'; CREATE TABLE encoded AS SELECT n, vault.seal(v, 'größe') AS v, vault.encrypt_aes_gcm(v, 'app key') AS e FROM (VALUES (1, 'Grüße'), (2, '$mark 世界'), (3, 'ascii')) t (n, v)");
+$k->exec("CREATE TABLE boxed AS SELECT '" . box_of('Grüße box') . "' AS good, '" . box_of("$mark 世界 box") . "' AS bad");
+($ok, $out) = command('pg_dump', '-U', 'postgres', '-Fc', '-f', "$dir/dump", 'infra');
+ok($ok, 'a dump') or diag($out);
+foreach my $encoding (qw(LATIN1 SQL_ASCII))
+{
+    my $db = lc $encoding;
+    $k->exec("CREATE DATABASE $db ENCODING '$encoding' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", db => 'postgres');
+    ($ok, $out) = command('pg_restore', '-U', 'postgres', '-e', '-d', $db, "$dir/dump");
+    ok($ok, "restored into a database in $encoding") or diag($out);
+    my %at = (db => $db, tenant => 'globex');
+    my $context = $encoding eq 'LATIN1' ? "'gr' || chr(246) || chr(223) || 'e'" : "'größe'";
+    my $bytes = $encoding eq 'LATIN1' ? '\x4772fcdf65' : '\x4772c3bcc39f65';
+    ok_run($k->run("SET client_encoding = '$encoding'; SELECT convert_to(vault.open(v, $context), '$encoding'), convert_to(vault.import_aes_gcm(e, 'app key'), '$encoding') FROM encoded WHERE n = 1", %at), "$bytes|$bytes", 'characters that it has');
+    ok_run($k->run("SET client_encoding = '$encoding'; SELECT vault.open(vault.seal(vault.open(v, $context), 'c'), 'c') = vault.import_aes_gcm(vault.encrypt_aes_gcm(vault.import_aes_gcm(e, 'app key'), 'app key'), 'app key') FROM encoded WHERE n = 1", %at), 't', 'there and back');
+    ok_run($k->run("SELECT convert_to(decrypted_secret, '$encoding') FROM vault.decrypted_secrets WHERE id = (SELECT vault.create_secret_sealed(good, 'in $db') FROM boxed) OR name = 'in $db'", %at), '', 'a box in it');
+    is($k->run("SELECT convert_to(decrypted_secret, '$encoding') FROM vault.decrypted_secrets WHERE name = 'in $db'", %at)->{out}, $bytes . '20626f78', 'opens');
+    next if $encoding eq 'SQL_ASCII';
+    foreach my $call ("vault.open(v, $context)", "vault.import_aes_gcm(e, 'app key')", '(SELECT vault.create_secret_sealed(bad) FROM boxed)')
+    {
+        my $r = $k->run("SET client_encoding = '$encoding'; SELECT $call FROM encoded WHERE n = 2", %at);
+        like_error($r, '22P05', qr/^what was opened cannot be shown in this database's encoding$/, "characters that it has not: $call");
+        unlike($r->{err}, qr/$mark|0xe4/, 'and the error shows none of them');
+    }
+}
+
+#
 # Nowhere else
 #
 my @calls = (
