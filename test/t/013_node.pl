@@ -140,6 +140,8 @@ $k->exec("SET kessel.tenant = 'acme'; INSERT INTO data.customers (id, api_key) V
 ok_run($k->run("UPDATE data.customers SET sealed = vault.seal(vault.import_aes_gcm(api_key, 'app key'), 'customers.sealed') WHERE id = 2", %as_acme), '', 'one that an app has encrypted, sealed in a router table');
 ok_run($k->run("SELECT vault.open(sealed, 'customers.sealed') FROM data.customers WHERE id = 2", %as_acme), 'sk_live_4eC39HqLyjWDarjtT1zdp7dc', 'opens there');
 
+like($k->run("SELECT vault.seal('x', 'c') AS v \\gset\nEXPLAIN (VERBOSE) SELECT id FROM data.customers WHERE api_key = vault.open(:'v', 'c')", %as_acme)->{out}, qr/Remote SQL: .*WHERE \(\(api_key = \$1/, 'what is compared with an opened constant is compared there');
+
 ok_run($k->run("BEGIN READ ONLY; SELECT vault.open(vault.seal('x', 'c'), 'c'), vault.import_aes_gcm('$value', 'app key')", %as_acme), 'x|sk_live_4eC39HqLyjWDarjtT1zdp7dc', 'read-only, with a key that is there');
 like_error($k->run("BEGIN READ ONLY; SELECT vault.seal('x', 'c')", tenant => 'globex'), '25006', qr/read-only/, 'not with one that would have to be made');
 like_error($k->run('BEGIN READ ONLY; SELECT vault.public_key()'), '25006', qr/read-only/, 'nor a public key');
