@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "kr_compat.h"
 #include "kr_vault.h"
 #include "kr_vault_rows.h"
 
