@@ -124,6 +124,10 @@ kr_vault_sql_reseal(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("neither after nor max_secrets may be null")));
 
 	values[0] = PG_GETARG_DATUM(0);
 	arg_nulls[0] = tenant_id ? ' ' : 'n';
@@ -165,6 +169,10 @@ kr_vault_sql_reseal(PG_FUNCTION_ARGS)
 Datum
 kr_vault_sql_record(PG_FUNCTION_ARGS)
 {
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("neither action nor count may be null")));
 	record(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 		   PG_ARGISNULL(1) ? NULL : PG_GETARG_UUID_P(1), PG_GETARG_INT64(2));
 	PG_RETURN_VOID();
