@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "kr_audit_ring.h"
@@ -195,12 +196,17 @@ write_group(KrAuditRecord *record)
 	write_record(&full);
 }
 
-/* The log first: it is what stays, whatever happens next. */
+/*
+ * The log first: it is what stays, whatever happens next. Whatever is logged
+ * ends with a look for interrupts: a cancel that waits there must not keep the
+ * record from table and alerts.
+ */
 static void
 write_record(const KrAuditRecord *record)
 {
 	ErrorContextCallback *callbacks = error_context_stack;
 
+	HOLD_INTERRUPTS();
 	error_context_stack = NULL;
 	ereport(LOG_SERVER_ONLY,
 			(errmsg_internal(KR_ERROR_AUDIT_FORMAT, kr_audit_line(record)),
@@ -210,4 +216,5 @@ write_record(const KrAuditRecord *record)
 
 	(void) kr_ring_put(record);
 	kr_audit_count(record);
+	RESUME_INTERRUPTS();
 }
