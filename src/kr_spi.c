@@ -41,10 +41,22 @@ tables_owner(void)
 	return owner;
 }
 
+/*
+ * The newest committed state. While a plan runs in parallel no newer snapshot
+ * can be had than that of the catalogs: it is what was true at the last look for
+ * invalidations or later, and what is cached is no older than that. The query's
+ * own snapshot is: a cache would keep what was revoked meanwhile.
+ */
 void
 kr_spi_push_snapshot(void)
 {
-	PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
+	if (!IsInParallelMode())
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		return;
+	}
+	InvalidateCatalogSnapshot();
+	PushActiveSnapshot(GetCatalogSnapshot(InvalidOid));
 }
 
 void

@@ -6,8 +6,7 @@
  * security and the caller's privileges do not matter, with a search_path in
  * which nothing of the caller's is found. The snapshot is the newest one,
  * whatever the transaction's isolation level: whether a tenant may be entered is
- * decided by what is committed now. (While a plan runs in parallel no newer
- * snapshot can be had than the query's.)
+ * decided by what is committed now.
  */
 #ifndef KR_SPI_H
 #define KR_SPI_H

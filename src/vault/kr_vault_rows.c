@@ -139,7 +139,7 @@ static void secret_values(const KrSecretRow *row, Datum *values, bool *nulls);
 static bool copy_bytes(int number, unsigned char *to, size_t len);
 static Datum bytes_datum(const unsigned char *bytes, size_t len);
 
-/* The newest committed state, or the query's where a plan runs in parallel. */
+/* The newest committed state. */
 bool
 kr_rows_read_secret(const pg_uuid_t *id, int32 version, KrSecretRow *row)
 {
