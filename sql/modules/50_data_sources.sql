@@ -169,6 +169,8 @@ DECLARE
     old app.data_sources := kessel._data_source(name);
     secrets uuid[];
 BEGIN
+    -- In the order of who stores a credential: the data source, then the credential.
+    PERFORM FROM app.data_sources s WHERE s.id = old.id FOR UPDATE;
     IF EXISTS (SELECT FROM app.tenants t WHERE t.data_source_id = old.id) THEN
         RAISE EXCEPTION 'data source "%" has tenants', old.name
             USING ERRCODE = 'object_in_use',

@@ -20,31 +20,6 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
                  ORDER BY 1)
 $$;
 
--- The credential and those that log in as the same role on the same server, as
--- far as host, address and port tell: it has one password there.
-CREATE FUNCTION kessel._same_login(source_id uuid, wanted text)
-RETURNS TABLE (data_source_id uuid, data_source text, purpose text, username text, secret_id uuid, version integer, pending_secret_id uuid, places text[])
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE logins AS MATERIALIZED (
-        SELECT c.data_source_id, s.name, c.purpose, c.username, c.secret_id, c.pending_secret_id, kessel._places(s.conninfo) AS places
-        FROM app.data_source_credentials n
-        JOIN app.data_source_credentials c ON c.username = n.username
-        JOIN app.data_sources s ON s.id = c.data_source_id
-        WHERE n.data_source_id = source_id AND n.purpose = wanted AND c.purpose IN ('runtime', 'owner')
-    ), same AS (
-        SELECT unnest(l.places) AS place FROM logins l WHERE l.data_source_id = source_id AND l.purpose = wanted
-        UNION
-        SELECT unnest(l.places) FROM same JOIN logins l ON same.place = ANY (l.places)
-    )
-    SELECT l.data_source_id, l.name, l.purpose, l.username, l.secret_id, v.version, l.pending_secret_id,
-           ARRAY(SELECT place FROM same ORDER BY 1)
-    FROM logins l
-    LEFT JOIN vault.secrets v ON v.id = l.secret_id
-    WHERE l.data_source_id = source_id AND l.purpose = wanted
-       OR l.secret_id IS NOT NULL AND l.places && ARRAY(SELECT place FROM same)
-    ORDER BY l.data_source_id <> source_id OR l.purpose <> wanted, l.name, l.purpose
-$$;
-
 -- What libpq checks: a root certificate makes require verify, and "system" defaults to all.
 CREATE FUNCTION kessel._tls_rank(conninfo jsonb) RETURNS integer
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -77,6 +52,39 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     END
 $$;
 
+-- The credential and those that log in as the same role on the same server, as
+-- far as host, address and port tell: it has one password there. But a data
+-- source may name other servers, too, or have the password sent in a weaker way:
+-- may_get tells whether it gets the password nowhere but where the first one
+-- sends it, may_lend whether the first one sends its password nowhere else.
+CREATE FUNCTION kessel._same_login(source_id uuid, wanted text)
+RETURNS TABLE (data_source_id uuid, data_source text, purpose text, username text, secret_id uuid, version integer, pending_secret_id uuid, places text[],
+               may_get boolean, may_lend boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE logins AS MATERIALIZED (
+        SELECT c.data_source_id, s.name, s.conninfo, c.purpose, c.username, c.secret_id, c.pending_secret_id, kessel._places(s.conninfo) AS places
+        FROM app.data_source_credentials n
+        JOIN app.data_source_credentials c ON c.username = n.username
+        JOIN app.data_sources s ON s.id = c.data_source_id
+        WHERE n.data_source_id = source_id AND n.purpose = wanted AND c.purpose IN ('runtime', 'owner')
+    ), first AS (
+        SELECT l.places, l.conninfo FROM logins l WHERE l.data_source_id = source_id AND l.purpose = wanted
+    ), same AS (
+        SELECT unnest(f.places) AS place FROM first f
+        UNION
+        SELECT unnest(l.places) FROM same JOIN logins l ON same.place = ANY (l.places)
+    )
+    SELECT l.data_source_id, l.name, l.purpose, l.username, l.secret_id, v.version, l.pending_secret_id,
+           ARRAY(SELECT place FROM same ORDER BY 1),
+           kessel._leads_elsewhere(f.conninfo, l.conninfo) IS NULL, kessel._leads_elsewhere(l.conninfo, f.conninfo) IS NULL
+    FROM logins l
+    CROSS JOIN first f
+    LEFT JOIN vault.secrets v ON v.id = l.secret_id
+    WHERE l.data_source_id = source_id AND l.purpose = wanted
+       OR l.secret_id IS NOT NULL AND l.places && ARRAY(SELECT place FROM same)
+    ORDER BY l.data_source_id <> source_id OR l.purpose <> wanted, l.name, l.purpose
+$$;
+
 CREATE FUNCTION kessel.drop_credential(data_source text, purpose text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -104,8 +112,9 @@ COMMENT ON PROCEDURE kessel.rotate_credential(text, text) IS
     'CALL it, outside a transaction block: gives the role that a credential (runtime or owner) logs in as a new password of 40 random characters, which nobody gets to see. '
     'It is sealed beside the current one and committed; then the role changes it itself, the data source being told a SCRAM verifier and no password; then a new login proves it; then it takes the place of the current one. '
     'Each step is committed, which a function could not do: wherever it is interrupted, sessions go on and log in with whichever of both the data source knows, and the next call, or kessel.test_data_source(), finishes it or undoes it. '
-    'Credentials of other data sources with the same role, host and port are changed along; the same server under another name, and whoever else knows the password, cannot be known. '
-    'Errors: 25001 in a transaction block, 22023 not a login, KR005 no such credential or no password, KR007, KR010, 55006 under way in another session, 0A000 a pooler stands before the data source, which would have to learn the password, or the server did not ask for one, 25006 a standby; and those of the data source, all without a change. For kessel_admin';
+    'Credentials of other data sources with the same role, host and port are changed along, unless one of them names further hosts or addresses, or asks for less with sslmode: then nothing is changed. '
+    'The same server under another name, and whoever else knows the password, cannot be known. '
+    'Errors: 25001 in a transaction block, 22023 not a login, KR005 no such credential or no password, KR007, KR010, 55006 under way in another session, 55000 another data source would send the password elsewhere, 0A000 a pooler stands before the data source, which would have to learn the password, or the server did not ask for one, 25006 a standby; and those of the data source, all without a change. For kessel_admin';
 
 CREATE FUNCTION kessel._settle_credential(data_source_id uuid, purpose text, OUT ok boolean, OUT detail text) RETURNS record
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'kr_settle_credential';

@@ -187,6 +187,42 @@ refresh_credentials(Rotation *rotation)
 				 errhint("Call it again.")));
 }
 
+/*
+ * One of the same login that would send the new password to where the one that
+ * is rotated does not, or NULL. Whoever has made it could read it there.
+ */
+static const KrCredential *
+find_stranger(const Rotation *rotation)
+{
+	ListCell   *cell;
+
+	for_each_from(cell, rotation->credentials, 1)
+	{
+		const KrCredential *other = lfirst(cell);
+
+		if (!other->may_get)
+			return other;
+	}
+	return NULL;
+}
+
+static void
+refuse_strangers(const Rotation *rotation)
+{
+	const KrCredential *other = find_stranger(rotation);
+
+	if (other == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the %s credential of data source \"%s\" cannot be rotated",
+					rotation->purpose, rotation->source),
+			 errdetail("The %s credential of data source \"%s\" is of the same role there and would get the new password. But that data source leads to further hosts or addresses, or asks for less with sslmode.",
+					   other->purpose, other->source),
+			 errhint("Rotate the one that leads to all of the hosts, give both the same hosts, or forget that one: kessel.drop_credential('%s', '%s').",
+					 other->source, other->purpose)));
+}
+
 static bool
 any_pending(const Rotation *rotation)
 {
@@ -413,7 +449,7 @@ list_candidates(const Rotation *rotation, pg_uuid_t *candidates)
 	{
 		KrCredential *other = lfirst(cell);
 
-		if (!other->has_pending || n + 2 > MAX_CANDIDATES)
+		if (!other->has_pending || !other->may_lend || n + 2 > MAX_CANDIDATES)
 			continue;
 		candidates[n++] = other->pending_id;
 		candidates[n++] = other->secret_id;
@@ -587,8 +623,12 @@ rotate(Rotation *rotation)
 	PGconn	   *proof;
 
 	refresh_credentials(rotation);
+	refuse_strangers(rotation);
 	if (any_pending(rotation))
+	{
 		settle_earlier(rotation);
+		refuse_strangers(rotation);
+	}
 
 	rotation->step = "Logging in with the current password";
 	open_session(rotation);
@@ -742,6 +782,11 @@ settle_in_transaction(Rotation *rotation, bool *ok)
 	*ok = true;
 	if (!any_pending(rotation))
 		return "A rotation has just ended.";
+	if (find_stranger(rotation) != NULL)
+	{
+		*ok = false;
+		return "A rotation was interrupted. It cannot be settled while a data source with the same role leads to further hosts or asks for less with sslmode; kessel.rotate_credential() tells which.";
+	}
 	switch (settle(rotation))
 	{
 		case SETTLED_CURRENT:

@@ -125,6 +125,40 @@ kr_credential_hold(const pg_uuid_t *source_id)
 	wait_for_lock(source_id, "");
 }
 
+/*
+ * The name was looked up before there was a lock; what it leads to must not
+ * change between the look whether a credential may be sent there and the sending.
+ */
+void
+kr_credential_lock_source(const pg_uuid_t *source_id, const char *name, bool alter)
+{
+	static SPIPlanPtr alter_plan = NULL;
+	static SPIPlanPtr store_plan = NULL;
+	static const Oid types[] = {UUIDOID, TEXTOID};
+	Datum		values[2];
+	bool		found;
+	KrSpi		spi;
+
+	values[0] = UUIDPGetDatum(source_id);
+	values[1] = CStringGetTextDatum(name);
+	kr_spi_begin(&spi);
+	if (alter)
+		kr_spi_write(&alter_plan,
+					 "SELECT FROM app.data_sources WHERE id = $1 AND name = $2 FOR NO KEY UPDATE",
+					 2, types, values, "  ");
+	else
+		kr_spi_write(&store_plan,
+					 "SELECT FROM app.data_sources WHERE id = $1 AND name = $2 FOR SHARE",
+					 2, types, values, "  ");
+	found = SPI_processed == 1;
+	kr_spi_end(&spi);
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("data source \"%s\" was renamed or dropped meanwhile", name),
+				 errhint("Call it again.")));
+}
+
 /* ---------- storing ---------- */
 
 static void
@@ -264,7 +298,8 @@ kr_credential_same_login(const pg_uuid_t *source_id, const char *purpose,
 	values[1] = CStringGetTextDatum(purpose);
 	kr_spi_begin(&spi);
 	kr_spi_read(&plan,
-				"SELECT data_source_id, data_source, purpose, username, secret_id, pending_secret_id, places"
+				"SELECT data_source_id, data_source, purpose, username, secret_id, pending_secret_id, places,"
+				" may_get, may_lend"
 				" FROM kessel._same_login($1, $2)",
 				2, types, values);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -279,6 +314,8 @@ kr_credential_same_login(const pg_uuid_t *source_id, const char *purpose,
 		credential->username = kr_spi_text(i, 4, cxt);
 		credential->has_secret = uuid_column(i, 5, &credential->secret_id);
 		credential->has_pending = uuid_column(i, 6, &credential->pending_id);
+		credential->may_get = DatumGetBool(column(i, 8, &isnull));
+		credential->may_lend = DatumGetBool(column(i, 9, &isnull));
 		if (i == 0)
 		{
 			lock->username = credential->username;

@@ -26,6 +26,10 @@ typedef struct KrCredential
 	pg_uuid_t	secret_id;
 	bool		has_pending;
 	pg_uuid_t	pending_id;
+
+	/* In a list: sends the password of the first one nowhere else than that does. */
+	bool		may_get;
+	bool		may_lend;		/* the same the other way round */
 } KrCredential;
 
 /* What is sealed at this moment. */
@@ -58,6 +62,13 @@ typedef struct KrCredentialLock
 extern void kr_credential_store(const pg_uuid_t *source_id, const char *purpose,
 								const char *username, const char *password,
 								bool anew);
+
+/*
+ * To the end of the transaction the data source leads where it does now and is
+ * called this; where alter is false, others can store credentials meanwhile.
+ * Locks the row, and is called before any lock on a login.
+ */
+extern void kr_credential_lock_source(const pg_uuid_t *source_id, const char *name, bool alter);
 
 /* Wait for the end of rotations of a data source's logins, and let none begin. */
 extern void kr_credential_hold(const pg_uuid_t *source_id);

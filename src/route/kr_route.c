@@ -177,12 +177,18 @@ freshen_cache(void)
 
 /* ---------- data sources ---------- */
 
-/* A credential is opened for those who may use it, also where a connection is kept. */
+/*
+ * A credential is opened for those who may use it, also where a connection is
+ * kept; while a table is maintained, for its owner, too.
+ */
 static void
 check_credential(const KrSource *source, const char *purpose)
 {
-	if (source->has_secret)
-		kr_vault_demand(kr_session_role(), &source->secret_id, KR_PRIVILEGE_USE, purpose);
+	if (!source->has_secret)
+		return;
+	kr_vault_demand(kr_session_role(), &source->secret_id, KR_PRIVILEGE_USE, purpose);
+	if (InSecurityRestrictedOperation())
+		kr_vault_demand(GetUserId(), &source->secret_id, KR_PRIVILEGE_USE, purpose);
 }
 
 #define SOURCE_QUERY \

@@ -205,7 +205,11 @@ parse_url(char *url, ParsedUrl *parsed)
 
 /* ---------- where a credential is sent ---------- */
 
-/* A credential of a purpose that the url itself does not replace. */
+/*
+ * A credential of a purpose that the url itself does not replace. What runs while
+ * a table is maintained is its owner's, and must not do this with the rights of
+ * whoever maintains it.
+ */
 static void
 check_credential(const pg_uuid_t *source_id, const char *name, const char *purpose,
 				 const char *reason)
@@ -221,7 +225,8 @@ check_credential(const pg_uuid_t *source_id, const char *name, const char *purpo
 	};
 
 	if (credential == NULL || !credential->has_secret ||
-		kr_vault_may(kr_session_role(), &credential->secret_id, KR_PRIVILEGE_REVEAL))
+		(!InSecurityRestrictedOperation() &&
+		 kr_vault_may(kr_session_role(), &credential->secret_id, KR_PRIVILEGE_REVEAL)))
 		return;
 	denied.secret_id = &credential->secret_id;
 	denied.purpose = credential->purpose;
@@ -345,6 +350,7 @@ alter_data_source(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 		parse_url(url, parsed);
 		values[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(parsed->conninfo));
 		id = kr_source_by_name(name)->id;
+		kr_credential_lock_source(&id, name, true);
 		kr_credential_hold(&id);
 		elsewhere = check_redirection(&id, name, parsed, values[1]);
 	}
@@ -363,6 +369,7 @@ set_credential(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 	char	   *name = text_arg(fcinfo, 0);
 	char	   *purpose = text_arg(fcinfo, 3);
 	bool		is_login;
+	pg_uuid_t	id;
 
 	parsed->username = text_arg(fcinfo, 1);
 	parsed->password = text_arg(fcinfo, 2);
@@ -378,8 +385,9 @@ set_credential(FunctionCallInfo fcinfo, ParsedUrl *parsed)
 	if (is_login)
 		require_arg(parsed->username, "username");
 
-	kr_credential_store(&kr_source_by_name(name)->id, purpose, parsed->username,
-						parsed->password, false);
+	id = kr_source_by_name(name)->id;
+	kr_credential_lock_source(&id, name, false);
+	kr_credential_store(&id, purpose, parsed->username, parsed->password, false);
 	return (Datum) 0;
 }
 

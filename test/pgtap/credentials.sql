@@ -100,6 +100,8 @@ SELECT kessel.set_credential('l2', 'same', 'x', 'owner');
 SELECT kessel.set_credential('l2', 'same', 'x', 'anon');
 SELECT results_eq($$ SELECT data_source, purpose FROM app.data_sources s, kessel._same_login(s.id, 'runtime') WHERE s.name = 'l1' $$,
     $$ VALUES ('l1', 'runtime'), ('l2', 'owner'), ('l2', 'runtime'), ('l6', 'runtime'), ('l7', 'runtime') $$, 'same role, and a host in common');
+SELECT set_eq($$ SELECT data_source, may_get, may_lend FROM app.data_sources s, kessel._same_login(s.id, 'runtime') WHERE s.name = 'l1' $$,
+    $$ VALUES ('l1', true, true), ('l2', true, false), ('l6', false, false), ('l7', false, false) $$, 'a password goes to no further host');
 
 ---------- who may ----------
 SET ROLE credentials_user;

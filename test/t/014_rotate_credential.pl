@@ -410,12 +410,38 @@ all_connect('after a late change');
 }
 
 #
+# A data source that claims the same login, and leads to somebody else as well
+#
+{
+    my $plant = "SELECT kessel.create_data_source('planted', 'host=127.0.0.1,evil.example.com port=" . $proxy->port . " user=$d->{runtime} password=x')";
+    my $uproot = "SELECT kessel.drop_data_source('planted')";
+    my $was = password_of('one');
+
+    is($k->run($plant, user => 'admin')->{state}, '', 'one that names a further host');
+    like_error($k->run($rotate, user => 'admin'), '55000', qr/cannot be rotated/, 'gets no new password', hint => qr/drop_credential\('planted', 'runtime'\)/);
+    is(password_of('one'), $was, 'nothing has changed');
+    is(password_of('planted'), 'x', 'here and there');
+    is($k->run($uproot, user => 'admin')->{state}, '', 'it is dropped');
+
+    interrupt('during', sub { kill_backend($k->node, $_[0]->pid) });
+    $k->run($plant, user => 'admin');
+    my $settle = q{SELECT ok, detail FROM kessel.test_data_source('%s') WHERE "check" = 'rotation'};
+    like($k->run(sprintf($settle, 'one'), user => 'admin')->{out}, qr/^f\|A rotation was interrupted. It cannot be settled/, 'a rotation that was interrupted is not settled');
+    like($k->run(sprintf($settle, 'planted'), user => 'admin')->{out}, qr/^f\|.*none of its passwords/, 'and those of the others are not tried on its hosts');
+    like_error($k->run($rotate, user => 'admin'), '55000', qr/cannot be rotated/, 'nor by the next call');
+    is($k->exec($pending), '2', 'both passwords are kept');
+    is(password_of('planted'), 'x', 'and given to nobody');
+    $k->run($uproot, user => 'admin');
+    check_state('without it', 'test');
+}
+
+#
 # What the audit says
 #
 my @records = map { JSON::PP::decode_json($_) } slurp_file($k->node->logfile) =~ /(\{[^\n]*"action"\s*:\s*"credential\.rotate"[^\n]*\})/g;
 cmp_ok(scalar(grep { $_->{ok} } @records), '>', 10, 'the audit has those that succeeded');
 is_deeply([ sort(unique(map { $_->{reason} } grep { !$_->{ok} } @records)) ],
-    [ 'Changing the password there', 'Logging in with the current password', 'Undoing it' ], 'and those that failed, with their step');
+    [ 'Changing the password there', 'Logging in with the current password', 'Looking it up', 'Undoing it' ], 'and those that failed, with their step');
 
 #
 # Nowhere to be read
