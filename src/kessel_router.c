@@ -11,6 +11,7 @@
 #include "kr_fdw_conflict.h"
 #include "kr_fdw.h"
 #include "kr_guc.h"
+#include "kr_hide.h"
 #include "kr_remote.h"
 #include "kr_route.h"
 #include "kr_session.h"
@@ -26,6 +27,7 @@ _PG_init(void)
 {
 	kr_guc_init();
 	kr_error_init();
+	kr_hide_init();
 	kr_audit_init();
 	kr_session_init();
 	kr_watch_init();

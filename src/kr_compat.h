@@ -66,6 +66,17 @@ kr_may_use_schema(Oid schema, Oid role)
 #endif
 }
 
+/* Of a hook for ExecutorRun(), which has one parameter less since 18 */
+#if PG_VERSION_NUM >= 180000
+#define KR_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *desc, ScanDirection direction, uint64 count
+#define KR_EXECUTOR_RUN_ARGUMENTS desc, direction, count
+#else
+#define KR_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *desc, ScanDirection direction, uint64 count, bool execute_once
+#define KR_EXECUTOR_RUN_ARGUMENTS desc, direction, count, execute_once
+#endif
+
 /* 16 has postgres_fdw's option analyze_sampling, which is then on. */
 #define KR_DEFAULT_ANALYZE_SAMPLES (PG_VERSION_NUM >= 160000)
 

@@ -29,12 +29,9 @@
  *   calls ours, for as long as ours was not reached: nothing in the text tells.
  *   So log_statement logs it, and so does an error in planning it. The same
  *   for EXECUTE of a prepared statement that fails before it begins.
- * - Other extensions' copies of the text: pg_stat_statements replaces
- *   constants in a plain SELECT but keeps utility statements (DO, EXPLAIN,
- *   EXECUTE, DECLARE) as they are, and an emit_log_hook that was installed
- *   later than ours sees the record first.
- * - pg_stat_activity, in the moment between the statement's arrival and our
- *   function's first line.
+ * - Other extensions' copies of the text: an emit_log_hook that was installed
+ *   later than ours sees the record first. For pg_stat_statements and for
+ *   pg_stat_activity see kr_hide.c.
  * So: call the function directly, by SELECT, with the secret as a parameter.
  *
  * State: two statics for the running top-level statement, no memory, no locks.
@@ -53,18 +50,24 @@
 #include "kr_error.h"
 
 /* Compared without case, anywhere in the text. */
-static const char *const secret_words[] = {
-	"alter_data_source",
-	"create_data_source",
-	"create_secret",
-	"encrypt_aes_gcm",
-	"import_aes_gcm",
-	"into vault.secrets",
-	"set_credential",
-	"update vault.secrets",
-	"update_secret",
-	"vault.open",
-	"vault.seal",
+typedef struct SecretWord
+{
+	const char *word;
+	bool		carries;		/* its argument is the secret; else its result */
+} SecretWord;
+
+static const SecretWord secret_words[] = {
+	{"alter_data_source", true},
+	{"create_data_source", true},
+	{"create_secret", true},
+	{"encrypt_aes_gcm", true},
+	{"import_aes_gcm", false},
+	{"into vault.secrets", true},
+	{"set_credential", true},
+	{"update vault.secrets", true},
+	{"update_secret", true},
+	{"vault.open", false},
+	{"vault.seal", true},
 };
 
 #define KR_WITHHELD "***"
@@ -89,6 +92,7 @@ static bool is_fast_path(const ErrorData *edata);
 static bool record_has_secret(const ErrorData *edata);
 static bool statement_is_hidden(void);
 static bool text_names_secret(const char *text);
+static bool find_word(const char *text, bool carrying);
 static bool message_may_quote(const ErrorData *edata);
 static char *redacted_message(const ErrorData *edata);
 
@@ -111,6 +115,15 @@ kr_error_hide_statement(const char *label)
 	hidden_start = GetCurrentStatementStartTimestamp();
 	if (label != NULL)
 		show_label(label);
+}
+
+void
+kr_error_hide_early(void)
+{
+	if (statement_is_hidden())
+		return;
+	kr_error_hide_statement(NULL);
+	show_label(KR_WITHHELD_LABEL);
 }
 
 void
@@ -266,18 +279,42 @@ statement_is_hidden(void)
 static bool
 text_names_secret(const char *text)
 {
+	return find_word(text, false);
+}
+
+bool
+kr_error_carries_secret(const char *text)
+{
+	return find_word(text, true);
+}
+
+/* One look at each character: every statement's text goes through here. */
+static bool
+find_word(const char *text, bool carrying)
+{
+	static bool is_first[256];
+	static bool is_first_known = false;
+
 	if (text == NULL)
 		return false;
-
-	for (int i = 0; i < lengthof(secret_words); i++)
+	if (!is_first_known)
 	{
-		const char *word = secret_words[i];
-		size_t		len = strlen(word);
-
-		for (const char *p = text; *p != '\0'; p++)
+		for (int i = 0; i < lengthof(secret_words); i++)
 		{
-			if (pg_tolower((unsigned char) *p) == word[0] &&
-				pg_strncasecmp(p, word, len) == 0)
+			is_first[(unsigned char) secret_words[i].word[0]] = true;
+			is_first[pg_toupper((unsigned char) secret_words[i].word[0])] = true;
+		}
+		is_first_known = true;
+	}
+
+	for (const char *p = text; *p != '\0'; p++)
+	{
+		if (!is_first[(unsigned char) *p])
+			continue;
+		for (int i = 0; i < lengthof(secret_words); i++)
+		{
+			if ((secret_words[i].carries || !carrying) &&
+				pg_strncasecmp(p, secret_words[i].word, strlen(secret_words[i].word)) == 0)
 				return true;
 		}
 	}

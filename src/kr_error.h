@@ -32,6 +32,15 @@
  */
 extern void kr_error_hide_statement(const char *label);
 
+/*
+ * The same before anything of it runs, for the statement whose text is known to
+ * carry one. The label is a general one; the function puts its own there.
+ */
+extern void kr_error_hide_early(void);
+
+/* Does the text name a function that is called with a secret? */
+extern bool kr_error_carries_secret(const char *text);
+
 /* In a PG_CATCH: rethrow the current error without statement text and context. */
 extern void kr_error_rethrow_hidden(MemoryContext cxt) pg_attribute_noreturn();
 

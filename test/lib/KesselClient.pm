@@ -7,6 +7,7 @@
 #   $r = $c->call('SELECT f($1)', 'parameter');     extended protocol, unnamed
 #   $r = $c->call_prepared('SELECT f($1)', 'p');    a named statement, executed twice
 #   $r = $c->call_number($oid, 'p')                 fast path, without a statement
+#   $c->start(query => 'SELECT 1'); $c->finish      or start(call => ...), without waiting
 #   $r->{state}, $r->{message}, $r->{rows}          '' without an error; rows of text
 #   $c->pid, $c->quit
 package KesselClient;
@@ -93,10 +94,19 @@ sub _answer
     return \%r;
 }
 
+sub start
+{
+    my ($self, $how, $sql, @params) = @_;
+    return $self->_send('Q', "$sql\0") if $how eq 'query';
+    return $self->_send('P', "\0$sql\0" . pack('n', 0), _bind('', @params), 'S', '');
+}
+
+sub finish { return $_[0]->_answer }
+
 sub query
 {
     my ($self, $sql) = @_;
-    $self->_send('Q', "$sql\0");
+    $self->start(query => $sql);
     return $self->_answer;
 }
 
@@ -111,7 +121,7 @@ sub _bind
 sub call
 {
     my ($self, $sql, @params) = @_;
-    $self->_send('P', "\0$sql\0" . pack('n', 0), _bind('', @params), 'S', '');
+    $self->start(call => $sql, @params);
     return $self->_answer;
 }
 

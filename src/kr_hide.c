@@ -1,0 +1,122 @@
+/*
+ * kr_hide.c
+ *	  Keeping a statement that carries a secret out of statistics from its first
+ *	  moment on.
+ *
+ * pg_stat_activity: a function of ours puts a label in the statement's place
+ * when it is called (kr_error.c), but before that the statement may wait for
+ * locks or compute other columns. So it gets a label as soon as it is known for
+ * what it is: when it has been parsed, and, since the protocol reports a
+ * statement's text again when it is executed, when execution begins.
+ *
+ * pg_stat_statements replaces the constants of what it can plan. The text of a
+ * utility statement (DO, EXPLAIN, EXECUTE, COPY, DECLARE) it keeps as it is, in
+ * a file. One that carries a secret is not tracked: its setting track_utility is
+ * off for the rest of the transaction. Not caught is one that was prepared by
+ * the protocol's message in an earlier transaction.
+ *
+ * The client's statement is meant, not what functions run in it: only text that
+ * is debug_query_string is looked at. EXECUTE carries a secret if the
+ * statement that it names does.
+ *
+ * No state but the hooks' forerunners.
+ */
+#include "postgres.h"
+
+#include "commands/prepare.h"
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "parser/analyze.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/plancache.h"
+
+#include "kr_compat.h"
+#include "kr_error.h"
+#include "kr_hide.h"
+
+#define TRACK_UTILITY "pg_stat_statements.track_utility"
+
+static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
+static ExecutorRun_hook_type prev_executor_run = NULL;
+
+/* What EXPLAIN and CREATE TABLE AS are about. */
+static Node *
+innermost(Node *statement)
+{
+	for (;;)
+	{
+		Node	   *query = NULL;
+
+		if (IsA(statement, ExplainStmt))
+			query = ((ExplainStmt *) statement)->query;
+		else if (IsA(statement, CreateTableAsStmt))
+			query = ((CreateTableAsStmt *) statement)->query;
+		if (query == NULL || !IsA(query, Query) || ((Query *) query)->utilityStmt == NULL)
+			return statement;
+		statement = ((Query *) query)->utilityStmt;
+	}
+}
+
+static bool
+executes_secret(const Query *query)
+{
+	PreparedStatement *prepared;
+	Node	   *statement;
+
+	if (query->utilityStmt == NULL)
+		return false;
+	statement = innermost(query->utilityStmt);
+	if (!IsA(statement, ExecuteStmt))
+		return false;
+	prepared = FetchPreparedStatement(((ExecuteStmt *) statement)->name, false);
+	return prepared != NULL && kr_error_carries_secret(prepared->plansource->query_string);
+}
+
+static void
+track_no_utility(void)
+{
+	const char *now = GetConfigOption(TRACK_UTILITY, true, false);
+
+	if (now != NULL && strcmp(now, "off") != 0)
+		(void) set_config_option(TRACK_UTILITY, "off", PGC_SUSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+static void
+post_parse_analyze(ParseState *pstate, Query *query, JumbleState *jstate)
+{
+	if (prev_post_parse_analyze)
+		prev_post_parse_analyze(pstate, query, jstate);
+
+	if (pstate->p_sourcetext != debug_query_string || debug_query_string == NULL)
+		return;
+	if (!kr_error_carries_secret(debug_query_string) && !executes_secret(query))
+		return;
+	kr_error_hide_early();
+	if (query->commandType == CMD_UTILITY)
+		track_no_utility();
+}
+
+static void
+executor_run(KR_EXECUTOR_RUN_PARAMETERS)
+{
+	/* A portal has a copy of the text. */
+	if (debug_query_string != NULL && strcmp(desc->sourceText, debug_query_string) == 0 &&
+		kr_error_carries_secret(debug_query_string))
+		kr_error_hide_early();
+
+	if (prev_executor_run)
+		prev_executor_run(KR_EXECUTOR_RUN_ARGUMENTS);
+	else
+		standard_ExecutorRun(KR_EXECUTOR_RUN_ARGUMENTS);
+}
+
+void
+kr_hide_init(void)
+{
+	prev_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = post_parse_analyze;
+	prev_executor_run = ExecutorRun_hook;
+	ExecutorRun_hook = executor_run;
+}
