@@ -94,7 +94,7 @@ my %plain = map { $_ => 1 } (
     # names and ids of secrets, tenants and roles; conditions; files
     map({ "vault.$_" } qw(grant_secret reveal revoke_secret rotate_tenant_key shred_tenant)),
     # what is sealed already
-    map({ "vault.$_" } qw(create_secret_sealed import_aes_gcm import_supabase import_tenant open open_jsonb reseal update_secret_sealed)));
+    map({ "vault.$_" } qw(create_secret_sealed export_tenant import_aes_gcm import_supabase import_tenant open open_jsonb reseal update_secret_sealed)));
 
 my @there = split /\n/, $k->exec(q{
     SELECT DISTINCT p.pronamespace::regnamespace || '.' || p.proname FROM pg_proc p
@@ -429,6 +429,16 @@ SKIP:
     my ($left, $state) = remains('SELECT vault.create_secret_sealed($1)', 'kr-leak-8005', $sealed);
     is($state, '', 'vault.create_secret_sealed() works');
     is($left, 0, 'and leaves nothing of the secret');
+
+    # On its way to another installation, which is this one.
+    $k->exec("SELECT vault.create_secret('kr-leak-' || 8000 + 7 || '-secret', 'exported', new_tenant_id => id) FROM app.tenants WHERE slug = 'one'");
+    my $key = $k->exec('SELECT vault.public_key()');
+    ($left, $state) = remains(q{SELECT vault.export_tenant('one', $1)}, 'kr-leak-8007', $key);
+    is("$state $left", ' 0', 'vault.export_tenant() leaves nothing of a secret');
+    my $bundle = $k->exec("SELECT vault.export_tenant('one', '$key')");
+    $k->exec("SELECT vault.delete_secret(id) FROM vault.secrets WHERE name = 'exported'");
+    ($left, $state) = remains('SELECT vault.import_tenant($1::jsonb)', 'kr-leak-8007', $bundle);
+    is("$state $left", ' 0', 'vault.import_tenant() neither');
 
     # The password that nobody knows: libpq's copies of two logins.
     $c = client('postgres');
