@@ -179,6 +179,8 @@ kr_vault_sql_open(PG_FUNCTION_ARGS)
 
 	/* The view has asked already; whoever calls this by hand has not. */
 	kr_vault_demand(GetUserId(), &row.id, KR_PRIVILEGE_REVEAL, "reveal");
+	/* what the query does with it may fail and quote it */
+	kr_error_hide_statement(NULL);
 	result = kr_vault_open_row_text(&row, &value);
 	kr_vault_record_open(&row, "reveal", result, true);
 	if (result == KR_OPEN_SEALED && fcinfo->flinfo->fn_extra == NULL)
@@ -287,6 +289,8 @@ reveal(const pg_uuid_t *id, int32 version)
 	text	   *result;
 
 	kr_vault_demand(GetUserId(), id, KR_PRIVILEGE_REVEAL, "reveal");
+	/* what is done with it may fail and quote it */
+	kr_error_hide_statement(NULL);
 	secret = kr_vault_open_version(id, version, "reveal");
 	result = cstring_to_text_with_len(secret->value, secret->len);
 	kr_vault_close(secret);

@@ -149,6 +149,14 @@ system_log('pgbench', '-n', '-t', '1', '-M', 'extended', '-D', "secret=$mark-ext
 reload(log_statement => 'none');
 is($k->run("SELECT wrapper('$mark-wrapped')")->{state}, '', 'through a function of the user\'s');
 is($k->run("SELECT wrapper('$mark-wrapped'), 1 / (clock_timestamp() IS NULL)::integer")->{state}, '22012', 'the same, failing');
+# What was opened is quoted by an error of what the query does with it.
+$k->exec("SELECT vault.create_secret('$mark-quoted', 'quoted')");
+foreach my $query ('decrypted_secret::integer FROM vault.decrypted_secrets', 'vault.reveal(id)::integer FROM vault.secrets', '(vault.reveal(name))::date FROM vault.secrets')
+{
+    my $r = $k->run("SELECT $query WHERE name = 'quoted'");
+    like($r->{state}, qr/^22/, "$query fails");
+    like($r->{message}, qr/$mark/, 'the client is told in full');
+}
 reload(log_statement => 'all');
 
 my $last = $k->session;
