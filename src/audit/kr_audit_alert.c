@@ -73,17 +73,21 @@ limit_for(int kind)
 	return kind == KR_ALERT_REVEALS ? kr_guc_alert_reveals : kr_guc_alert_failures;
 }
 
-/* How many there were in the window, if that is worth an alert now; else 0. */
+/*
+ * How many there were in the window, if that is worth an alert now; else 0. The
+ * count of other actions than opening tells what was done before the failure.
+ */
 static uint32
 count_event(int kind, const KrAuditRecord *record)
 {
+	bool		is_open = strcmp(record->action, "open") == 0;
 	KrAlertCounter *counter = find_counter(kr_ring_lock_counters(), record->role, kind);
 	int64		slot = record->at / (SLOT_SECONDS * USECS_PER_SEC);
 	uint64		sum = 0;
 	bool		alert;
 
 	move_window(counter, slot);
-	counter->counts[counter->slot % lengthof(counter->counts)] += Min(record->count, PG_INT32_MAX);
+	counter->counts[counter->slot % lengthof(counter->counts)] += is_open ? Min(record->count, PG_INT32_MAX) : 1;
 	for (int i = 0; i < lengthof(counter->counts); i++)
 		sum += counter->counts[i];
 
@@ -143,6 +147,8 @@ raise_alert(int kind, const KrAuditRecord *cause, uint32 count)
 	strlcpy(alert.action, KR_ALERT_ACTION, sizeof(alert.action));
 	strlcpy(alert.purpose, kind == KR_ALERT_REVEALS ? "reveals" : "failures", sizeof(alert.purpose));
 	snprintf(alert.reason, sizeof(alert.reason), "more than %d in %d seconds", limit_for(kind), KR_ALERT_SECONDS);
+	alert.ok = true;
+	alert.sqlerrcode = 0;
 	alert.count = count;
 	alert.nsecrets = 0;
 	alert.has_tenant = false;

@@ -327,18 +327,6 @@ kr_ring_leave(bool if_idle)
 	return left;
 }
 
-void
-kr_ring_discard(void)
-{
-	Queue	   *queue;
-
-	LWLockAcquire(queue_lock, LW_EXCLUSIVE);
-	queue = find_queue(MyDatabaseId, false);
-	drop_records(queue, queue->nrecords);
-	queue->lost = 0;
-	LWLockRelease(queue_lock);
-}
-
 /* exists() reads catalogs, so the lock is not held meanwhile. */
 void
 kr_ring_forget(bool (*exists) (Oid database))

@@ -40,7 +40,6 @@ extern bool kr_ring_attach(void);
 extern int	kr_ring_peek(KrAuditRecord *records, int max, int max_rows, uint64 *nlost);
 extern void kr_ring_taken(int nrecords, uint64 nlost);
 extern bool kr_ring_leave(bool if_idle);
-extern void kr_ring_discard(void);
 
 /* Forget what waits for databases of which exists() is false. */
 extern void kr_ring_forget(bool (*exists) (Oid database));

@@ -380,10 +380,12 @@ application_name_of(const KrSource *source)
 /*
  * Begin to connect: open the credential and hand it to libpq, which looks up the
  * host and sends the first packet. The caller drives it on and ends with
- * kr_remote_disconnect(). secret_id is NULL for the source's own.
+ * kr_remote_disconnect(). secret_id is NULL for the source's own. purpose tells
+ * which credential is meant, opened_for what the audit is told.
  */
 PGconn *
-kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id)
+kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id,
+				const char *opened_for)
 {
 	const char **keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
 	const char **values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
@@ -427,7 +429,7 @@ kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *se
 	values[n++] = source->username;
 	if (source->has_secret)
 	{
-		password = kr_vault_open(secret_id ? secret_id : &source->secret_id, purpose);
+		password = kr_vault_open(secret_id ? secret_id : &source->secret_id, opened_for);
 		keywords[n] = "password";
 		values[n++] = password->value;
 	}
@@ -522,7 +524,8 @@ static PGconn *
 try_connecting(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id,
 			   TimestampTz deadline)
 {
-	PGconn	   *volatile pg = kr_remote_start(source, purpose, secret_id);
+	PGconn	   *volatile pg = kr_remote_start(source, purpose, secret_id,
+										   strcmp(purpose, "runtime") == 0 ? "route" : purpose);
 
 	PG_TRY();
 	{

@@ -109,7 +109,7 @@ struct KrConn
 /* kr_remote_connect.c */
 extern PGconn *kr_remote_connect(const KrSource *source, const char *purpose);
 extern PGconn *kr_remote_start(const KrSource *source, const char *purpose,
-							   const pg_uuid_t *secret_id);
+							   const pg_uuid_t *secret_id, const char *opened_for);
 
 /*
  * One attempt with one password: PQstatus() tells whether it was let in. Errors

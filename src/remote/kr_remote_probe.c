@@ -345,7 +345,7 @@ kr_remote_probe(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	start = now_ms();
-	probe.pg = kr_remote_start(probe.source, "runtime", NULL);
+	probe.pg = kr_remote_start(probe.source, "runtime", NULL, "test");
 	PG_TRY();
 	{
 		run(&probe, start);

@@ -144,9 +144,17 @@ void
 kr_vault_require(const char *name_or_id, pg_uuid_t *secret_id)
 {
 	int32		version;
+	KrAuditEvent event = {
+		.action = "open",
+		.sqlerrcode = ERRCODE_NO_DATA,
+		.reason = "no such secret"
+	};
 
-	if (!kr_vault_find(name_or_id, secret_id, &version))
-		raise_no_secret(psprintf("\"%s\"", name_or_id));
+	if (kr_vault_find(name_or_id, secret_id, &version))
+		return;
+	/* What was asked for is not recorded: it may be anything, a secret, too. */
+	kr_audit_record(&event);
+	raise_no_secret(psprintf("\"%s\"", name_or_id));
 }
 
 bool

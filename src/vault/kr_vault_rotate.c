@@ -226,12 +226,15 @@ static void
 reseal_version(KrSecretRow *row, bool is_former, const KrDataKey *due, Resealed *done)
 {
 	KrSecret   *value;
+	KrOpenResult result;
 
 	if (memcmp(&due->id, &row->key_id, sizeof(pg_uuid_t)) == 0)
 		return;
 
 	row->expires_at = DT_NOEND; /* it is not given to anybody */
-	if (kr_vault_open_row(row, &value) != KR_OPEN_OK)
+	result = kr_vault_open_row(row, &value);
+	kr_vault_record_open(row, "reseal", result, true);
+	if (result != KR_OPEN_OK)
 	{
 		done->failed++;
 		return;

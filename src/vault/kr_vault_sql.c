@@ -204,7 +204,10 @@ kr_vault_sql_check(PG_FUNCTION_ARGS)
 	KrOpenResult result = KR_OPEN_ALTERED;
 
 	if (get_row_args(fcinfo, &row))
+	{
 		result = kr_vault_check_row(&row);
+		kr_vault_record_open(&row, "verify", result, true);
+	}
 	if (result == KR_OPEN_OK && row.expires_at <= GetCurrentTimestamp())
 		result = KR_OPEN_EXPIRED;
 	if (result == KR_OPEN_OK)

@@ -70,8 +70,7 @@ typedef enum Outcome
 {
 	NOTHING_TO_DO,
 	STORED,
-	FAILED,
-	NOT_INSTALLED
+	FAILED
 } Outcome;
 
 typedef struct Worker
@@ -155,11 +154,6 @@ work(Worker *worker)
 
 		if (worker->retry_at == 0 || has_passed(worker->retry_at, worker->retry_ms))
 			outcome = try_batch(worker);
-		if (outcome == NOT_INSTALLED)
-		{
-			kr_ring_discard();
-			return;
-		}
 		if (shutdown_at != 0 && (outcome != STORED || has_passed(shutdown_at, SHUTDOWN_MS)))
 			return;
 		if (outcome == STORED)
@@ -233,10 +227,12 @@ batch(Worker *worker)
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "storing audit records");
 	StartTransactionCommand();
+	/* Dropped since: what waits has no table any more. */
 	if (!is_installed())
 	{
 		CommitTransactionCommand();
-		return NOT_INSTALLED;
+		kr_ring_taken(taken, lost);
+		return STORED;
 	}
 	look_after_partitions(worker);
 	kr_spi_begin(&scope);
