@@ -25,7 +25,7 @@
 
 int			kr_guc_alert_failures = 20;
 int			kr_guc_alert_reveals = 100;
-int			kr_guc_audit_buffer_size = 4096;
+int			kr_guc_audit_buffer_size = 8192;
 int			kr_guc_connect_timeout = 5;
 int			kr_guc_connection_idle_timeout = 600;
 bool		kr_guc_cross_tenant_writes = false;
@@ -70,16 +70,17 @@ kr_guc_init(void)
 							NULL);
 
 	/*
-	 * 4 MB hold 16,000 single records, or what reading 80,000 secrets through
-	 * a view leaves. Where the library is not preloaded, there is no such
-	 * memory and the setting, which may stand in postgresql.conf all the same,
-	 * means nothing; then it must not be PGC_POSTMASTER.
+	 * One database may use three quarters of it: 24,000 single records, or what
+	 * one query leaves that reads 100,000 secrets through a view. Where the
+	 * library is not preloaded, there is no such memory and the setting, which
+	 * may stand in postgresql.conf all the same, means nothing; then it must not
+	 * be PGC_POSTMASTER.
 	 */
 	DefineCustomIntVariable("kessel.audit_buffer_size",
 							"Sets the size of the shared memory through which audit records reach app.audit_log.",
 							"0 leaves them in the server's log only.",
 							&kr_guc_audit_buffer_size,
-							4096,
+							8192,
 							0,
 							1024 * 1024,
 							process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
