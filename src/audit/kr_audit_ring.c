@@ -68,6 +68,7 @@ typedef struct Queue
 	uint64		failed_starts;
 	int			worker_pid;		/* 0: none */
 	Latch	   *worker_latch;
+	bool		worker_sleeps;	/* and wants its latch set */
 	TimestampTz ask_again;		/* no further worker is asked for until then */
 } Queue;
 
@@ -217,8 +218,11 @@ kr_ring_put(const KrAuditRecord *record)
 			queue->lost += Max(record->nsecrets, 1);
 			queue->lost_ever += Max(record->nsecrets, 1);
 		}
-		if (queue->worker_latch != NULL)
+		if (queue->worker_sleeps)
+		{
+			queue->worker_sleeps = false;
 			SetLatch(queue->worker_latch);
+		}
 		ask = needs_worker(queue);
 	}
 	LWLockRelease(queue_lock);
@@ -304,9 +308,23 @@ kr_ring_taken(int nrecords, uint64 nlost)
 }
 
 /*
- * Under the same lock as the look whether something waits, so that a record
- * which comes later finds no worker and asks for one.
+ * This and kr_ring_leave() look under one lock whether something waits: a record
+ * that comes later finds a sleeper, or no worker.
  */
+bool
+kr_ring_sleep(void)
+{
+	Queue	   *queue;
+	bool		sleeps;
+
+	LWLockAcquire(queue_lock, LW_EXCLUSIVE);
+	queue = find_queue(MyDatabaseId, false);
+	sleeps = queue->nrecords == 0 && queue->lost == 0;
+	queue->worker_sleeps = sleeps;
+	LWLockRelease(queue_lock);
+	return sleeps;
+}
+
 bool
 kr_ring_leave(bool if_idle)
 {
@@ -320,6 +338,7 @@ kr_ring_leave(bool if_idle)
 	{
 		queue->worker_pid = 0;
 		queue->worker_latch = NULL;
+		queue->worker_sleeps = false;
 		queue->ask_again = 0;
 		left = true;
 	}

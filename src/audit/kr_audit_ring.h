@@ -32,13 +32,15 @@ extern void kr_ring_status(KrRingStatus *status);
 
 /*
  * For a database's worker. attach: false where another one works already, or
- * there is nothing to do. peek: the index'th record that waits, without taking
- * it; false if there is none. taken: the first nrecords and nlost are stored.
- * leave: ends this worker's turn; with if_idle only, and true, if nothing waits.
+ * there is nothing to do. peek: the first records that wait, without taking
+ * them. taken: the first nrecords and nlost are stored. sleep: from now on the
+ * next record sets this worker's latch; false if one waits already. leave: ends
+ * this worker's turn; with if_idle only, and true, if nothing waits.
  */
 extern bool kr_ring_attach(void);
 extern int	kr_ring_peek(KrAuditRecord *records, int max, int max_rows, uint64 *nlost);
 extern void kr_ring_taken(int nrecords, uint64 nlost);
+extern bool kr_ring_sleep(void);
 extern bool kr_ring_leave(bool if_idle);
 
 /* Forget what waits for databases of which exists() is false. */
