@@ -47,10 +47,14 @@ CREATE INDEX secrets_key_id ON vault.secrets (key_id);
 CREATE INDEX secrets_tenant_id ON vault.secrets (tenant_id) WHERE tenant_id IS NOT NULL;
 
 COMMENT ON TABLE vault.secrets IS 'Sealed secrets. Written by vault.create_secret, update_secret, delete_secret and by the functions that store credentials.';
+COMMENT ON COLUMN vault.secrets.name IS 'Unique among all secrets, whichever tenant they belong to; may be NULL';
+COMMENT ON COLUMN vault.secrets.tenant_id IS 'Whose secret it is; NULL for what belongs to no tenant, as credentials of data sources do';
+COMMENT ON COLUMN vault.secrets.key_id IS 'The data key in vault.keys that it is sealed under';
 COMMENT ON COLUMN vault.secrets.secret IS 'Format byte, ciphertext and tag of XChaCha20-Poly1305, bound to tenant, id, version, key and name';
 COMMENT ON COLUMN vault.secrets.version IS 'Raised with each new value or name; stays where only the key changes';
 COMMENT ON COLUMN vault.secrets.tags IS 'Free for the user: an object of names and values';
 COMMENT ON COLUMN vault.secrets.expires_at IS 'From then on it is not opened any more; NULL: never';
+COMMENT ON COLUMN vault.secrets.updated_at IS 'Last change of any kind; version_created_at: when the present version was stored';
 
 CREATE TABLE vault.former_versions (
     secret_id  uuid NOT NULL REFERENCES vault.secrets ON DELETE CASCADE,

@@ -40,7 +40,7 @@ COMMENT ON FUNCTION vault.rollback_secret(uuid, integer) IS
 CREATE FUNCTION vault.reveal(secret_id uuid, version integer DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_reveal';
 COMMENT ON FUNCTION vault.reveal(uuid, integer) IS
-'The plaintext of a secret; version: a former one, NULL for the newest. Each call is recorded. Errors: 42501 the role has not the privilege reveal on it, 02000 no such secret or version, KR010 no root key, KR011 it cannot be opened, KR012 it has expired, 22004 NULL. For kessel_admin, kessel_service and kessel_user, who need the privilege.';
+'The plaintext of a secret; version: a former one, NULL for the newest. Each call is recorded. Errors: 42501 the role does not have the privilege reveal on it, 02000 no such secret or version, KR010 no root key, KR011 it cannot be opened, KR012 it has expired, 22004 NULL. For kessel_admin, kessel_service and kessel_user, who need the privilege.';
 
 CREATE FUNCTION vault.reveal(secret_name text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_reveal_name';
@@ -100,7 +100,7 @@ SELECT s.id,
   LEFT JOIN vault.keys k ON k.id OPERATOR(pg_catalog.=) s.key_id
  WHERE vault._may_reveal(s.id);
 COMMENT ON VIEW vault.decrypted_secrets IS
-'The secrets that the current role may reveal, with their plaintext. decrypted_secret is NULL for a row that cannot be opened, see vault.verify(); with a warning KR010 where the root key is missing. Each opening is recorded. For kessel_admin, kessel_service and kessel_user, who see what they have the privilege reveal on.';
+'The secrets that the current role may reveal, with their plaintext. decrypted_secret is NULL for a row that cannot be opened, see vault.verify(); with a warning KR010 where the root key is missing. Each opening is recorded. Ask by id or name with =, since LIKE and the like open all of them. For kessel_admin, kessel_service and kessel_user, who see what they have the privilege reveal on.';
 
 CREATE VIEW vault.secret_versions AS
 SELECT s.id AS secret_id, s.version, s.name, s.tenant_id, s.key_id, s.version_created_at AS created_at, true AS is_current

@@ -3,7 +3,7 @@
 CREATE FUNCTION vault.grant_secret(secret_id uuid, role_name name, privilege text) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_grant';
 COMMENT ON FUNCTION vault.grant_secret(uuid, name, text) IS
-'Grants a privilege on a secret to a role, and so to its members, or to public. privilege: use (the router connects with it for this role, and functions compute with it) or reveal (the role may read it); neither implies the other. reveal can be granted by whoever has it; use by kessel_admin. Does nothing where the grant is there, or for a NULL. Errors: 42501 the caller may not reveal the secret, 42704 no such role, 23503 no such secret, 22023 no such privilege. For kessel_admin.';
+'Grants a privilege on a secret to a role, and so to its members, or to public. privilege: use (the router connects with it for this role, and functions compute with it) or reveal (the role may read it); neither implies the other. Who reads also needs to be a member of kessel_admin, kessel_service or kessel_user. reveal can be granted by whoever has it; use by kessel_admin. Does nothing where the grant is there, or for a NULL. Errors: 42501 the caller may not reveal the secret, 42704 no such role, 23503 no such secret, 22023 no such privilege. For kessel_admin.';
 
 CREATE FUNCTION vault.revoke_secret(secret_id uuid, role_name name, privilege text) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_revoke';

@@ -163,7 +163,7 @@ check_secret(DefElem *option)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to use this secret in a user mapping"),
-				 errdetail("The role \"%s\" has not the privilege \"reveal\" on a secret of this name.",
+				 errdetail("The role \"%s\" does not have the privilege \"reveal\" on a secret of this name.",
 						   GetUserNameFromId(GetUserId(), false)),
 				 errhint("Write the password into the user mapping, or let someone make it who has the privilege, see vault.grant_secret().")));
 }

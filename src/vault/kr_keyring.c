@@ -416,7 +416,7 @@ get_keys(KrProvider provider, const char *name, KrRootKeys *keys)
 			strlcpy(state.problem.detail,
 					"More than one of kessel.root_key_file, kessel.root_key_command and kessel.root_key_environment is set.",
 					sizeof(state.problem.detail));
-			strlcpy(state.problem.hint, "Set one of them.", sizeof(state.problem.hint));
+			strlcpy(state.problem.hint, "Set one of them, and take the others back with ALTER SYSTEM RESET.", sizeof(state.problem.hint));
 			break;
 	}
 	return false;

@@ -32,6 +32,7 @@ static void raise_unless_open(const KrSecretRow *row, const char *purpose,
 							  KrOpenResult result);
 static bool is_nil(const pg_uuid_t *id);
 static void raise_no_secret(const char *name_or_id) pg_attribute_noreturn();
+static void raise_no_version(const pg_uuid_t *id, int32 version) pg_attribute_noreturn();
 
 void
 kr_vault_init(void)
@@ -68,6 +69,8 @@ kr_vault_open_version(const pg_uuid_t *id, int32 version, const char *purpose)
 		};
 
 		kr_audit_record(&event);
+		if (version != 0)
+			raise_no_version(id, version);
 		raise_no_secret(kr_vault_uuid_text(id));
 	}
 
@@ -256,10 +259,7 @@ kr_vault_roll_back(const pg_uuid_t *id, int32 version)
 		return row.version;
 	}
 	if (version <= 0 || !kr_rows_read_secret(id, version, &former))
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA),
-				 errmsg("secret %s has no version %d", kr_vault_uuid_text(id), version),
-				 errhint("vault.secret_versions lists those that are kept.")));
+		raise_no_version(id, version);
 
 	/* The name stays: another secret may have taken the former one. */
 	value = kr_vault_open_version(id, version, "update");
@@ -368,5 +368,14 @@ raise_no_secret(const char *name_or_id)
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA),
 			 errmsg("secret %s does not exist", name_or_id),
-			 errhint("Look up its id in vault.secrets.")));
+			 errhint("Look up its name or id in vault.secrets.")));
+}
+
+static void
+raise_no_version(const pg_uuid_t *id, int32 version)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA),
+			 errmsg("secret %s has no version %d", kr_vault_uuid_text(id), version),
+			 errhint("vault.secret_versions lists those that are kept.")));
 }

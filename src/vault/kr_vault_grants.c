@@ -112,9 +112,11 @@ kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied to %s secret %s (%s)", privilege_name(privilege),
 					kr_vault_uuid_text(secret_id), purpose),
-			 errdetail("Role \"%s\" has not the privilege \"%s\" on it.",
+			 errdetail("Role \"%s\" does not have the privilege \"%s\" on it.",
 					   GetUserNameFromId(role, false), privilege_name(privilege)),
-			 errhint("Who has it can call vault.grant_secret().")));
+			 privilege == KR_PRIVILEGE_USE ?
+			 errhint("An administrator can call vault.grant_secret().") :
+			 errhint("A superuser, or an administrator who has it, can call vault.grant_secret().")));
 }
 
 void
