@@ -88,6 +88,7 @@ static void emit_log(ErrorData *edata);
 static void emit_replacement(ErrorData *edata);
 static void hide_in_place(ErrorData *edata);
 static bool has_format(const ErrorData *edata, const char *format);
+static bool imitates_audit(const ErrorData *edata);
 static bool is_fast_path(const ErrorData *edata);
 static bool record_has_secret(const ErrorData *edata);
 static bool statement_is_hidden(void);
@@ -163,6 +164,9 @@ show_label(const char *label)
 static void
 emit_log(ErrorData *edata)
 {
+	if (imitates_audit(edata))
+		edata->message = psprintf("not of kessel_router: %s", edata->message);
+
 	if (replaced != NULL)
 	{
 		/* Our own replacement: let it look like what it stands for. */
@@ -238,6 +242,21 @@ static bool
 has_format(const ErrorData *edata, const char *format)
 {
 	return edata->message_id != NULL && strcmp(edata->message_id, format) == 0;
+}
+
+/* RAISE LOG can say anything; what reads the log goes by how a line begins. */
+static bool
+imitates_audit(const ErrorData *edata)
+{
+	static const char *const formats[] = {KR_ERROR_AUDIT_FORMAT, KR_ERROR_ALERT_FORMAT};
+
+	for (int i = 0; i < lengthof(formats); i++)
+	{
+		if (edata->message != NULL && !has_format(edata, formats[i]) &&
+			strncmp(edata->message, formats[i], strlen(formats[i]) - strlen("%s")) == 0)
+			return true;
+	}
+	return false;
 }
 
 /*

@@ -34,7 +34,7 @@ COMMENT ON COLUMN app.audit_log.occurred_at IS 'When; where secrets were read th
 COMMENT ON COLUMN app.audit_log.action IS 'open: a secret was opened; alert: a rate was out of the ordinary; lost: so many records found no room and stand in the server''s log only';
 COMMENT ON COLUMN app.audit_log.purpose IS 'What for: route (the router connects), reveal (read by a person), test, owner, update, verify, export and others; of an alert its kind: reveals, failures';
 COMMENT ON COLUMN app.audit_log.ok IS 'false: refused or failed, see sqlstate and reason';
-COMMENT ON COLUMN app.audit_log.role_name IS 'The role of SET ROLE, or of the login';
+COMMENT ON COLUMN app.audit_log.role_name IS 'The role of SET ROLE, or of the login; while a table is maintained (ANALYZE, REINDEX, autovacuum) its owner, whose functions run then';
 COMMENT ON COLUMN app.audit_log.login_role IS 'The role of the login';
 COMMENT ON COLUMN app.audit_log.user_id IS 'sub of the request''s claims; NULL where there is none, or where they are malformed';
 COMMENT ON COLUMN app.audit_log.tenant_id IS 'Whose secret it is; NULL for what belongs to no tenant';

@@ -38,6 +38,7 @@ static char client_addr[KR_AUDIT_ADDR];
 static int	known_for = 0;		/* the process that client_addr is right for */
 static bool listens_to_roles = false;
 
+static Oid	role_of_record(void);
 static const char *role_name(RoleName *kept, Oid role);
 static void make_valid(char *name);
 static void roles_changed(Datum arg, int cacheid, uint32 hashvalue);
@@ -57,8 +58,7 @@ kr_audit_who(KrAuditRecord *record)
 
 	record->at = GetCurrentTimestamp();
 	record->pid = MyProcPid;
-	/* That of SET ROLE or of the login; a SECURITY DEFINER function changes neither. */
-	record->role = GetOuterUserId();
+	record->role = role_of_record();
 	strlcpy(record->role_name, role_name(&current_role_name, record->role), NAMEDATALEN);
 	strlcpy(record->login_role, role_name(&login_role_name, GetAuthenticatedUserId()), NAMEDATALEN);
 	record->has_user = user_provider != NULL && user_provider(&record->user_id);
@@ -73,11 +73,22 @@ kr_audit_same_who(const KrAuditRecord *record)
 	pg_uuid_t	user_id;
 	bool		has_user;
 
-	if (record->role != GetOuterUserId())
+	if (record->role != role_of_record())
 		return false;
 	has_user = user_provider != NULL && user_provider(&user_id);
 	return has_user == record->has_user &&
 		(!has_user || memcmp(user_id.data, record->user_id.data, UUID_LEN) == 0);
+}
+
+/*
+ * That of SET ROLE or of the login; a SECURITY DEFINER function changes neither.
+ * But what runs while a table is maintained (ANALYZE, REINDEX, autovacuum) is its
+ * owner's doing, in a session of somebody else's.
+ */
+static Oid
+role_of_record(void)
+{
+	return InSecurityRestrictedOperation() ? GetUserId() : GetOuterUserId();
 }
 
 /* Its name cannot change while we are connected to it. */

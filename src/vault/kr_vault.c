@@ -76,11 +76,12 @@ kr_vault_open_version(const pg_uuid_t *id, int32 version, const char *purpose)
 
 	MemoryContextSwitchTo(caller);
 	result = kr_vault_open_row(&row, &secret);
-	kr_vault_record_open(&row, purpose, result, false);
-	raise_unless_open(&row, purpose, result);
-
 	kr_spi_end(&scope);
 	MemoryContextSwitchTo(caller);
+
+	/* As the role that has asked; of the row only what needs no memory is left. */
+	kr_vault_record_open(&row, purpose, result, false);
+	raise_unless_open(&row, purpose, result);
 	return secret;
 }
 
