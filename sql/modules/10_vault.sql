@@ -2,7 +2,7 @@
 -- versions, and who may use or read which.
 --
 -- Rows are written by C only, sealed before they reach a table; C works as
--- their owner. kessel_admin may look at what is sealed, nobody may write.
+-- their owner. kessel_admin may look at sealed secrets, nobody may write.
 
 CREATE TABLE vault.keys (
     id          uuid PRIMARY KEY,
@@ -115,11 +115,16 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', tab);
         EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM PUBLIC', tab);
         EXECUTE pg_catalog.format('CREATE POLICY admin_reads ON %s FOR SELECT TO kessel_admin USING (true)', tab);
-        EXECUTE pg_catalog.format('GRANT SELECT ON %s TO kessel_admin', tab);
+        IF tab <> 'vault.keys' THEN
+            EXECUTE pg_catalog.format('GRANT SELECT ON %s TO kessel_admin', tab);
+        END IF;
         PERFORM pg_catalog.pg_extension_config_dump(tab::pg_catalog.regclass, '');
     END LOOP;
 END
 $$;
+
+-- Not the keys themselves: a copy would outlast their destruction.
+GRANT SELECT (id, tenant_id, purpose, root_key_id, fingerprint, status, created_at, updated_at) ON vault.keys TO kessel_admin;
 
 CREATE FUNCTION vault._guard() RETURNS trigger
 LANGUAGE c AS 'MODULE_PATHNAME', 'kr_vault_sql_guard';

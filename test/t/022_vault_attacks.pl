@@ -6,6 +6,7 @@ use warnings;
 
 use lib 'test/lib';
 use KesselTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $k = KesselTest->new(conf => "shared_preload_libraries = 'kessel_router'\nkessel.alert_reveals = 20\n");
@@ -41,6 +42,42 @@ SELECT n FROM loot;
 SQL
 ok($k->node->poll_query_until('infra', "SELECT count(*) = 30 FROM app.audit_log WHERE action = 'open' AND ok"), 'each is in the table');
 ok($k->node->poll_query_until('infra', "SELECT count(*) = 1 FROM app.audit_log WHERE action = 'alert' AND purpose = 'reveals'"), 'and the alert was raised');
+
+# In the name of whoever maintains a table.
+$k->exec('CREATE SCHEMA lab AUTHORIZATION app');
+ok_run($k->run(<<'SQL', user => 'app'), '', 'a function in an index');
+CREATE TABLE lab.bait AS SELECT 1 AS i;
+CREATE FUNCTION lab.trap(i integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF current_setting('lab.armed', true) = 'yes' THEN
+        PERFORM vault.reveal('n7');
+        PERFORM decrypted_secret FROM vault.decrypted_secrets WHERE name = 'n8';
+    END IF;
+    RETURN i;
+END $$;
+CREATE INDEX ON lab.bait (lab.trap(i));
+SQL
+is($k->run('SET lab.armed = yes; ANALYZE lab.bait')->{state}, '', 'reads during ANALYZE');
+ok($k->node->poll_query_until('infra', <<'SQL'), 'and is recorded as what the owner did');
+SELECT count(DISTINCT s.name) = 2 FROM app.audit_log l JOIN vault.secrets s ON s.id = l.secret_id
+WHERE s.name IN ('n7', 'n8') AND l.role_name = 'app' AND l.login_role = 'postgres'
+SQL
+
+# A record that is none.
+my $offset = -s $k->node->logfile;
+$k->run(q(DO $$ BEGIN RAISE LOG '%: {"action": "open", "role": "victim"}', 'kessel_audit'; RAISE LOG 'kessel_alert: {}'; END $$), user => 'app');
+my $log = substr(slurp_file($k->node->logfile), $offset);
+like($log, qr/LOG: .*not of kessel_router: kessel_audit: \{/, 'a line that looks like one of the audit is marked');
+unlike($log, qr/LOG: +(?:\w+: +)?kessel_a(?:udit|lert): /, 'and none begins so');
+
+#
+# What was destroyed
+#
+my $t = $k->exec("SELECT kessel.create_data_source('third', 'host=db.example.com')") && $k->exec("SELECT kessel.create_tenant('gone', data_source => 'third')");
+my $mine = $k->run("SELECT vault.create_secret('mine', 'mine', new_tenant_id => '$t')", user => 'admin')->{out};
+is($k->run("SELECT vault.reveal('$mine'::uuid)", user => 'admin')->{out}, 'mine', 'an administrator reads a secret of his');
+is($k->run("SELECT $_ FROM vault.keys", user => 'admin')->{state}, '42501', "but cannot keep $_ of its key") foreach qw(wrapped_key nonce *);
+is($k->run('SELECT count(id) FROM vault.keys', user => 'admin')->{state}, '', 'the rest of it is shown');
 
 #
 # A privilege that is revoked while a parallel plan runs
