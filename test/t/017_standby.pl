@@ -99,7 +99,7 @@ my $recipient = $k->exec('SELECT vault.public_key()');
 caught_up($standby);
 is($s->run("SELECT jsonb_array_length(vault.export_tenant('acme', '$recipient') -> 'secrets')")->{out},
     $k->exec("SELECT count(*) FROM vault.secrets WHERE tenant_id = '$acme'"), 'it exports');
-ok(slurp_file($standby->logfile) =~ /kessel_audit: .*"purpose": "runtime", "ok": true.*"role": "app".*"standby": true/, 'it records what it opens');
+ok(slurp_file($standby->logfile) =~ /kessel_audit: .*"purpose": "route", "ok": true.*"role": "app".*"standby": true/, 'it records what it opens');
 
 # What changes on the primary
 my $app = $k->session(url => url($standby, user => 'app'));
