@@ -9,6 +9,7 @@
 
 #include <sodium.h>
 
+#include "kr_compat.h"
 #include "kr_vault_bundle.h"
 #include "kr_vault_int.h"
 
