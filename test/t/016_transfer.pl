@@ -345,6 +345,25 @@ refused('bundle', 'KR011', qr/^bundle was sealed for another vault$/, 'one that 
 
 $importer->quit;
 
+# A name that is taken, by another secret
+$away->exec("SELECT vault.create_secret('x', 'signs'); UPDATE public.bundles SET bundle = \$kr\$" . $home->exec("SELECT vault.export_tenant('acme', '" . $away->exec('SELECT vault.public_key()') . "')") . "\$kr\$");
+$r = $away->run($import);
+like_error($r, '23505', qr/is here already$/, 'a name that another secret has');
+like($r->{detail}, qr/name "signs"/, 'is told');
+is($away->exec('SELECT name FROM vault.secrets'), 'signs', 'and nothing is imported');
+
+# Into a database that lacks the characters
+$away->exec("CREATE DATABASE latin1 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", db => 'postgres');
+$away->exec("CREATE EXTENSION kessel_router CASCADE; INSERT INTO app.data_sources (name, isolation, conninfo) VALUES ('s', 'row', '{}');"
+      . "INSERT INTO app.tenants (slug, name, data_source_id, isolation, tenant_id_in_data_source) SELECT 'acme', 'acme', id, 'row', 'acme' FROM app.data_sources", db => 'latin1');
+my $latin1 = $away->exec('SELECT vault.public_key()', db => 'latin1');
+$r = $away->run("SET client_encoding = UTF8; SELECT vault.import_tenant(\$kr\$" . $home->exec("SELECT vault.export_tenant('acme', '$latin1')") . "\$kr\$)", db => 'latin1');
+like_error($r, '22021', qr/^a secret cannot be represented in this database$/, 'a value that the encoding has not', hint => qr/UTF8/);
+unlike($r->{err}, qr/0x/, 'is not quoted');
+is($away->exec('SELECT count(*) FROM vault.secrets', db => 'latin1'), '0', 'nothing is imported then');
+is($away->exec("SET client_encoding = UTF8; SELECT vault.import_tenant(\$kr\$" . $home->exec("SELECT vault.export_tenant('acme', '$latin1', (SELECT array_agg(id) FROM vault.secrets WHERE tenant_id = '$acme' AND name <> 'signs'))") . "\$kr\$)", db => 'latin1'), '4', 'what has none of them is');
+is($away->exec("SELECT tags FROM vault.secrets WHERE name = 'a renamed'", db => 'latin1') =~ /"n": \[1, 1\.50, null\]/, 1, 'with its tags');
+
 # Exporting: by whom, what, for whom
 like_error($home->run("SELECT vault.export_tenant('acme', '$recipient')", user => 'admin'), '42501', qr/^permission denied to reveal secret/, 'exporting takes the privilege reveal');
 $home->exec("SELECT vault.grant_secret(id, 'admin', 'reveal') FROM vault.secrets WHERE tenant_id = '$acme' AND name IS DISTINCT FROM 'signs'");
