@@ -18,7 +18,13 @@
 #define KR_BUNDLE_FORMAT "kessel-tenant-secrets"
 #define KR_BUNDLE_VERSION 1
 
-#define KR_BUNDLE_SEALED_KEY_BYTES (KR_KEY_BYTES + KR_BOX_SEAL_BYTES)
+/*
+ * What is in the box: a zero byte, then the key. Whoever may store what a client
+ * has sealed could else have this box taken for a secret of his own, and read it:
+ * text has no zero byte in any encoding.
+ */
+#define KR_BUNDLE_BOXED_KEY_BYTES (1 + KR_KEY_BYTES)
+#define KR_BUNDLE_SEALED_KEY_BYTES (KR_BUNDLE_BOXED_KEY_BYTES + KR_BOX_SEAL_BYTES)
 #define KR_BUNDLE_DIGEST_BYTES 32
 
 /* Base64 with padding and the NUL, of so many bytes. */

@@ -209,16 +209,21 @@ static void
 begin_bundle(Export *export, const char *slug, const unsigned char *recipient)
 {
 	unsigned char sealed_key[KR_BUNDLE_SEALED_KEY_BYTES];
+	KrSecret   *boxed;
 	Datum		now = TimestampTzGetDatum(GetCurrentTimestamp());
 
 	MemoryContextSwitchTo(export->bundle_cxt);
 	export->key = kr_vault_new_secret(KR_KEY_BYTES);
 	randombytes_buf(export->key->value, KR_KEY_BYTES);
-	if (crypto_box_seal(sealed_key, (unsigned char *) export->key->value, KR_KEY_BYTES, recipient) != 0)
+	boxed = kr_vault_new_secret(KR_BUNDLE_BOXED_KEY_BYTES);
+	boxed->value[0] = '\0';
+	memcpy(boxed->value + 1, export->key->value, KR_KEY_BYTES);
+	if (crypto_box_seal(sealed_key, (unsigned char *) boxed->value, KR_BUNDLE_BOXED_KEY_BYTES, recipient) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("recipient is not a usable public key"),
 				 errhint("Give what SELECT vault.public_key() returns in the other installation.")));
+	kr_vault_close(boxed);
 
 	kr_bundle_digest_begin(&export->digest);
 	pushJsonbValue(&export->json, WJB_BEGIN_OBJECT, NULL);

@@ -198,6 +198,7 @@ open_key(const unsigned char *recipient, const unsigned char *sealed_key)
 	KrDataKey  *keys;
 	int			nkeys = read_box_keys(&keys);
 	const char *wanted = NULL;
+	KrSecret   *boxed = kr_vault_new_secret(KR_BUNDLE_BOXED_KEY_BYTES);
 	KrSecret   *key = kr_vault_new_secret(KR_KEY_BYTES);
 	unsigned char public[KR_BOX_PUBLIC_BYTES];
 
@@ -213,8 +214,11 @@ open_key(const unsigned char *recipient, const unsigned char *sealed_key)
 			memcmp(public, recipient, sizeof(public)) != 0)
 			continue;
 		if (!kr_keyring_box_open(&keys[i], sealed_key, KR_BUNDLE_SEALED_KEY_BYTES,
-								 (unsigned char *) key->value))
+								 (unsigned char *) boxed->value) ||
+			boxed->value[0] != '\0')
 			raise_altered("Its key cannot be opened.");
+		memcpy(key->value, boxed->value + 1, KR_KEY_BYTES);
+		kr_vault_close(boxed);
 		return key;
 	}
 

@@ -381,6 +381,16 @@ $home->exec("UPDATE vault.secrets SET name = 'moved' WHERE name = 'signs'");
 like_error($home->run("SELECT vault.export_tenant('acme', '$recipient')"), 'KR011', qr/^version 1 of secret .* cannot be exported$/, 'a secret that does not open is not left out', hint => qr/vault\.verify/);
 $home->exec("UPDATE vault.secrets SET name = 'signs' WHERE name = 'moved'");
 
+# The box with the bundle's key is none of a secret, also where any bytes are text.
+$away->exec("CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0", db => 'postgres');
+$away->exec('CREATE EXTENSION kessel_router CASCADE', db => 'bytes');
+my $other = $away->exec('SELECT vault.public_key()', db => 'bytes');
+foreach my $try (1 .. 8)
+{
+    my $boxed = $home->exec("SELECT vault.export_tenant('acme', '$other') ->> 'key'");
+    like_error($away->run("SELECT vault.create_secret_sealed('$boxed')", db => 'bytes'), '22021', qr/is not text/, "a bundle's key is not taken for a secret, $try");
+}
+
 # What is left of it
 foreach my $i ($home, $away)
 {
