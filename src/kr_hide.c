@@ -13,7 +13,9 @@
  * utility statement (DO, EXPLAIN, EXECUTE, COPY, DECLARE) it keeps as it is, in
  * a file. One that carries a secret is not tracked: its setting track_utility is
  * off for the rest of the transaction. Not caught is one that was prepared by
- * the protocol's message in an earlier transaction.
+ * the protocol's message in an earlier transaction. Where several statements
+ * came in one message, the text that it takes for one of them may reach into
+ * the next, so none of them is tracked: they get no query identifier.
  *
  * The client's statement is meant, not what functions run in it: only text that
  * is debug_query_string is looked at. EXECUTE carries a secret if the
@@ -73,6 +75,15 @@ executes_secret(const Query *query)
 	return prepared != NULL && kr_error_carries_secret(prepared->plansource->query_string);
 }
 
+/* A semicolon in a literal is taken for one between statements. */
+static bool
+has_several_statements(const char *text)
+{
+	const char *semicolon = strchr(text, ';');
+
+	return semicolon != NULL && semicolon[strspn(semicolon, "; \t\r\n")] != '\0';
+}
+
 static void
 track_no_utility(void)
 {
@@ -86,12 +97,18 @@ track_no_utility(void)
 static void
 post_parse_analyze(ParseState *pstate, Query *query, JumbleState *jstate)
 {
+	bool		has_secret = debug_query_string != NULL &&
+		pstate->p_sourcetext == debug_query_string &&
+		(kr_error_carries_secret(debug_query_string) || executes_secret(query));
+
+	/* before who is told next stores the text */
+	if (has_secret && has_several_statements(debug_query_string))
+		query->queryId = 0;
+
 	if (prev_post_parse_analyze)
 		prev_post_parse_analyze(pstate, query, jstate);
 
-	if (pstate->p_sourcetext != debug_query_string || debug_query_string == NULL)
-		return;
-	if (!kr_error_carries_secret(debug_query_string) && !executes_secret(query))
+	if (!has_secret)
 		return;
 	kr_error_hide_early();
 	if (query->commandType == CMD_UTILITY)

@@ -121,7 +121,7 @@ altered_bytes(void)
 	ok(kr_aes_gcm_open(v, iv, KR_AES_IV_SHORT, sealed, sizeof(bytes), tag), "the value as it was opens");
 }
 
-static const unsigned char test_key[KR_AES_KEY_BYTES] = "an example key of exactly 32 byt";
+static const unsigned char test_key[KR_AES_KEY_BYTES + 1] = "an example key of exactly 32 byt";
 
 /* plain gets the text that was sealed. */
 static bool
