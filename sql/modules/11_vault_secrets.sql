@@ -46,6 +46,7 @@ CREATE FUNCTION vault.reveal(secret_name text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_reveal_name';
 COMMENT ON FUNCTION vault.reveal(text) IS 'The plaintext of the secret with this name or id; else as vault.reveal(uuid, integer). NULL for NULL.';
 
+-- STABLE, so that a query that does not ask for the plaintext opens nothing.
 CREATE FUNCTION vault._open(
     id              uuid,
     name            text,
@@ -60,7 +61,7 @@ CREATE FUNCTION vault._open(
     key_nonce       bytea,
     key_wrapped_key bytea
 ) RETURNS text
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'kr_vault_sql_open';
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'kr_vault_sql_open';
 
 CREATE FUNCTION vault._check(
     id              uuid,

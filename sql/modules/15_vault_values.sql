@@ -100,3 +100,11 @@ REVOKE ALL ON FUNCTION vault.update_secret_sealed(uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vault.update_secret_sealed(uuid, text) TO kessel_admin;
 COMMENT ON FUNCTION vault.update_secret_sealed(uuid, text) IS
 'vault.update_secret for a new value that the client has sealed; see vault.create_secret_sealed. For kessel_admin.';
+
+CREATE FUNCTION vault.sealed_key_id(sealed bytea) RETURNS uuid
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN octet_length(sealed) >= 58 AND get_byte(sealed, 0) = 1 THEN encode(substring(sealed FROM 3 FOR 16), 'hex')::uuid END;
+REVOKE ALL ON FUNCTION vault.sealed_key_id(bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION vault.sealed_key_id(bytea) TO kessel_user, kessel_service, kessel_admin;
+COMMENT ON FUNCTION vault.sealed_key_id(bytea) IS
+'The data key, of vault.keys, that a value of vault.seal() stands under: which values vault.reseal() has not reached yet. NULL for NULL and for what is no sealed value. For kessel_user, kessel_service, kessel_admin.';

@@ -114,6 +114,10 @@ BEGIN
     UPDATE vault.keys k SET status = 'destroyed', wrapped_key = NULL, nonce = decode(repeat('00', 24), 'hex'), updated_at = clock_timestamp()
     WHERE k.id = key_id;
     PERFORM vault._record('destroy key', key.tenant_id, 1);
+    IF key.purpose = 'seal' AND key.tenant_id IS NOT NULL THEN
+        RAISE NOTICE 'values that vault.seal() has sealed under key % cannot be opened any more', key.id
+            USING HINT = 'vault.sealed_key_id(value) tells which they are; a ROLLBACK would keep the key.';
+    END IF;
     RETURN true;
 END
 $$;

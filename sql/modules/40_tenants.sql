@@ -154,6 +154,10 @@ DECLARE
     old app.tenants := kessel._tenant(tenant);
 BEGIN
     DELETE FROM app.tenants t WHERE t.id = old.id;
+    IF EXISTS (SELECT FROM vault.keys k WHERE k.tenant_id = old.id AND k.status <> 'destroyed') THEN
+        RAISE NOTICE 'secrets and sealed values of tenant "%" stay, with its keys', old.slug
+            USING HINT = format('SELECT * FROM vault.shred_tenant(%L) destroys them.', old.id);
+    END IF;
     BEGIN
         PERFORM kessel._detach_tenant(old.data_source_id, old.tenant_id_in_data_source);
     EXCEPTION WHEN OTHERS THEN

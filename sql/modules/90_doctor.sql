@@ -101,6 +101,14 @@ BEGIN
     hint := CASE WHEN NOT ok THEN pg_catalog.format('Run SELECT vault.revoke_secret(secret_id, role_name, privilege) FROM vault.secret_grants WHERE role_name = %L.', names[1]) END;
     RETURN NEXT;
 
+    names := ARRAY(SELECT DISTINCT k.tenant_id::text FROM vault.keys k
+                   WHERE k.tenant_id IS NOT NULL AND k.status <> 'destroyed' AND NOT EXISTS (SELECT FROM app.tenants t WHERE t.id = k.tenant_id) ORDER BY 1);
+    "check" := 'keys without a tenant';
+    ok := names = '{}';
+    detail := CASE WHEN ok THEN 'Every data key belongs to a tenant that is there, or to none.' ELSE 'Secrets or sealed values of tenants that are not there: ' || kessel._some(names) END;
+    hint := CASE WHEN NOT ok THEN pg_catalog.format('Run SELECT * FROM vault.shred_tenant(%L), unless the tenant is to come back under this id.', names[1]) END;
+    RETURN NEXT;
+
     "check" := 'audit lines';
     ok := pg_catalog.current_setting('log_min_messages') NOT IN ('fatal', 'panic');
     detail := CASE WHEN ok THEN 'Every open of a secret is a line in the server''s log.'

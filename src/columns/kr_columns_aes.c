@@ -319,7 +319,7 @@ open_key(text *key_secret, unsigned char *key)
 				 errmsg("key_secret is the name or id of a secret, not the key itself"),
 				 errhint("Store the key with vault.create_secret() and name it here.")));
 	kr_vault_require(name, &id);
-	kr_vault_demand(GetUserId(), &id, KR_PRIVILEGE_USE, "import");
+	kr_vault_demand(GetUserId(), &id, KR_PRIVILEGE_USE, "import", NULL);
 
 	secret = kr_vault_open(&id, "import");
 	sodium_mprotect_readwrite(keys);

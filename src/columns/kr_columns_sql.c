@@ -167,5 +167,5 @@ get_context(FunctionCallInfo fcinfo)
 static const pg_uuid_t *
 session_tenant(void)
 {
-	return &kr_route_of_session()->tenant_id;
+	return &kr_route_entered()->tenant_id;
 }

@@ -705,7 +705,7 @@ static void
 record(const Rotation *rotation, int sqlerrcode)
 {
 	KrAuditEvent event = {
-		.action = "credential.rotate",
+		.action = "rotate credential",
 		.purpose = rotation->purpose,
 		.secret_id = &subject(rotation)->secret_id,
 		.ok = sqlerrcode == 0,

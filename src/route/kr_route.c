@@ -184,11 +184,16 @@ freshen_cache(void)
 static void
 check_credential(const KrSource *source, const char *purpose)
 {
+	Oid			roles[] = {kr_session_role(), GetUserId()};
+
 	if (!source->has_secret)
 		return;
-	kr_vault_demand(kr_session_role(), &source->secret_id, KR_PRIVILEGE_USE, purpose);
-	if (InSecurityRestrictedOperation())
-		kr_vault_demand(GetUserId(), &source->secret_id, KR_PRIVILEGE_USE, purpose);
+	for (int i = 0; i < (InSecurityRestrictedOperation() ? 2 : 1); i++)
+	{
+		if (!kr_vault_may(roles[i], &source->secret_id, KR_PRIVILEGE_USE))
+			kr_vault_demand(roles[i], &source->secret_id, KR_PRIVILEGE_USE, purpose,
+							psprintf("the credential of data source \"%s\"", source->name));
+	}
 }
 
 #define SOURCE_QUERY \
@@ -522,7 +527,7 @@ require_route(const char *tenant)
 }
 
 const KrRoute *
-kr_route_of_session(void)
+kr_route_entered(void)
 {
 	const char *tenant = kr_session_tenant();
 	const KrRoute *route;
@@ -537,6 +542,14 @@ kr_route_of_session(void)
 	route = require_route(tenant);
 	check_membership(route);
 	check_usable(route);
+	return route;
+}
+
+const KrRoute *
+kr_route_of_session(void)
+{
+	const KrRoute *route = kr_route_entered();
+
 	check_credential(route->source, "route");
 	return route;
 }

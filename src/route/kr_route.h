@@ -67,6 +67,9 @@ typedef struct KrRoute
  */
 extern const KrRoute *kr_route_of_session(void);
 
+/* The same for who does not go there: the credential need not be one to be used. */
+extern const KrRoute *kr_route_entered(void);
+
 /* The same for a tenant named otherwise, without asking for membership. */
 extern const KrRoute *kr_route_of_tenant(const char *tenant);
 

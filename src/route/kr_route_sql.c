@@ -46,7 +46,7 @@ kr_use_tenant(PG_FUNCTION_ARGS)
 	(void) set_config_option("kessel.tenant", tenant, PGC_USERSET, PGC_S_SESSION,
 							 is_local ? GUC_ACTION_LOCAL : GUC_ACTION_SET,
 							 true, 0, false);
-	return copy_uuid(&kr_route_of_session()->tenant_id);
+	return copy_uuid(&kr_route_entered()->tenant_id);
 }
 
 /* kessel.current_tenant() returns text */
@@ -55,7 +55,7 @@ kr_current_tenant(PG_FUNCTION_ARGS)
 {
 	if (kr_session_tenant() == NULL)
 		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(kr_route_of_session()->slug));
+	PG_RETURN_TEXT_P(cstring_to_text(kr_route_entered()->slug));
 }
 
 /* kessel.current_tenant_id() returns uuid */
@@ -64,7 +64,7 @@ kr_current_tenant_id(PG_FUNCTION_ARGS)
 {
 	if (kr_session_tenant() == NULL)
 		PG_RETURN_NULL();
-	return copy_uuid(&kr_route_of_session()->tenant_id);
+	return copy_uuid(&kr_route_entered()->tenant_id);
 }
 
 /* kessel.current_user_id() returns uuid */

@@ -58,11 +58,12 @@ extern void kr_vault_require(const char *name_or_id, pg_uuid_t *secret_id);
 /*
  * Does the role have the privilege on the secret? Superusers and the owner of
  * the vault's tables always have. The answer is cached until a grant or a role
- * changes. kr_vault_demand() raises 42501 where it has not, and records that.
+ * changes. kr_vault_demand() raises 42501 where it has not, and records that;
+ * what tells what the secret is for people, NULL: its id.
  */
 extern bool kr_vault_may(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege);
-extern void kr_vault_demand(Oid role, const pg_uuid_t *secret_id,
-							KrPrivilege privilege, const char *purpose);
+extern void kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
+							const char *purpose, const char *what);
 
 /* role_name is a role's name or "public". */
 extern void kr_vault_grant(const pg_uuid_t *secret_id, const char *role_name,

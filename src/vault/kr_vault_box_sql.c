@@ -374,8 +374,13 @@ open_box(const unsigned char *box, size_t len)
 
 	kr_vault_close(secret);
 	if (wanted != NULL)
-		kr_vault_raise_sealed(wanted);
+	{
+		failure.sqlerrcode = KR_ERR_VAULT_SEALED;
+		failure.reason = kr_vault_reason(KR_OPEN_SEALED);
+	}
 	kr_audit_record(&failure);
+	if (wanted != NULL)
+		kr_vault_raise_sealed(wanted);
 	ereport(ERROR,
 			(errcode(KR_ERR_VAULT_CANNOT_OPEN),
 			 errmsg("sealed secret cannot be opened"),

@@ -282,7 +282,7 @@ add_version(Export *export, HeapTuple tuple, TupleDesc desc)
 	{
 		if (export->secrets > 0)
 			end_secret(export);
-		kr_vault_demand(export->role, &row.id, KR_PRIVILEGE_REVEAL, "export");
+		kr_vault_demand(export->role, &row.id, KR_PRIVILEGE_REVEAL, "export", NULL);
 		MemoryContextSwitchTo(export->bundle_cxt);
 		begin_secret(export, tuple, desc);
 	}

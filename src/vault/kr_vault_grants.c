@@ -24,6 +24,7 @@
 #include "utils/syscache.h"
 
 #include "kr_audit.h"
+#include "kr_compat.h"
 #include "kr_error.h"
 #include "kr_spi.h"
 #include "kr_vault_int.h"
@@ -57,6 +58,7 @@ static KrPrivilege privilege_of_text(const char *text);
 static bool has_all(Oid role);
 static bool is_granted(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege);
 static void freshen_answers(void);
+static void tell_if_outside(const char *role_name);
 static void get_grant_args(FunctionCallInfo fcinfo, pg_uuid_t *secret_id,
 						   const char **role_name, KrPrivilege *privilege);
 
@@ -94,7 +96,7 @@ kr_vault_may(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege)
 
 void
 kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
-				const char *purpose)
+				const char *purpose, const char *what)
 {
 	KrAuditEvent event = {
 		.action = "open",
@@ -110,8 +112,8 @@ kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
 
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied to %s secret %s (%s)", privilege_name(privilege),
-					kr_vault_uuid_text(secret_id), purpose),
+			 errmsg("permission denied to %s %s (%s)", privilege_name(privilege),
+					what ? what : psprintf("secret %s", kr_vault_uuid_text(secret_id)), purpose),
 			 errdetail("Role \"%s\" does not have the privilege \"%s\" on it.",
 					   GetUserNameFromId(role, false), privilege_name(privilege)),
 			 privilege == KR_PRIVILEGE_USE ?
@@ -171,8 +173,10 @@ kr_vault_sql_grant(PG_FUNCTION_ARGS)
 
 	/* Who may read it can tell it to others anyway; use tells nothing. */
 	if (privilege == KR_PRIVILEGE_REVEAL)
-		kr_vault_demand(GetUserId(), &secret_id, KR_PRIVILEGE_REVEAL, "grant");
+		kr_vault_demand(GetUserId(), &secret_id, KR_PRIVILEGE_REVEAL, "grant", NULL);
 	kr_vault_grant(&secret_id, role_name, privilege);
+	if (privilege == KR_PRIVILEGE_REVEAL)
+		tell_if_outside(role_name);
 	PG_RETURN_VOID();
 }
 
@@ -296,6 +300,20 @@ freshen_answers(void)
 	ctl.entrysize = sizeof(Answer);
 	answers = hash_create("kessel vault grants", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	answers_generation = generation;
+}
+
+/* To call the vault's functions takes more than the grant. */
+static void
+tell_if_outside(const char *role_name)
+{
+	Oid			schema = get_namespace_oid("vault", true);
+
+	if (strcmp(role_name, "public") == 0 || !OidIsValid(schema) ||
+		kr_may_use_schema(schema, get_role_oid(role_name, false)))
+		return;
+	ereport(NOTICE,
+			(errmsg("role \"%s\" cannot call the vault's functions yet", role_name),
+			 errhint("Make it a member of kessel_user, kessel_service or kessel_admin.")));
 }
 
 static void

@@ -27,6 +27,7 @@ SELECT matches(finding('library preloaded'), 'session_preload_libraries = ''auto
 RESET session_preload_libraries;
 SELECT is(finding('expiring secrets'), 't|None expires within 14 days.');
 SELECT is(finding('grants on secrets'), 't|Every grant is to a role that is there.');
+SELECT is(finding('keys without a tenant'), 't|Every data key belongs to a tenant that is there, or to none.');
 SELECT is(finding('audit lines'), 't|Every open of a secret is a line in the server''s log.');
 SET log_min_messages = fatal;
 SELECT matches(finding('audit lines'), '^f\|.*log_min_messages = fatal\|Set log_min_messages');
@@ -45,6 +46,10 @@ SELECT matches(finding('vault'), '^f\|open, root key from generated file.*root_k
 SELECT vault.create_secret('x', 'soon over', new_expires_at => now() + interval '13 days') AS expiring \gset
 SELECT is(finding('expiring secrets'), 'f|Expired, or within 14 days: soon over|Store a new value: vault.update_secret(id, new_secret, new_expires_at => ...).');
 SELECT vault.delete_secret(:'expiring') \g /dev/null
+SELECT vault.create_secret('x', new_tenant_id => '00000000-0000-4000-8000-00000000dead') AS stray \gset
+SELECT matches(finding('keys without a tenant'), '^f\|.*dead\|Run SELECT \* FROM vault.shred_tenant\(''00000000-0000-4000-8000-00000000dead''\)');
+SELECT vault.shred_tenant('00000000-0000-4000-8000-00000000dead') \g /dev/null
+SELECT matches(finding('keys without a tenant'), '^t\|', 'shredded it is all right');
 SELECT is(finding('data sources'), 't|3');
 SELECT matches(finding('default data source'), '^f\|none\|');
 SELECT kessel.set_default_data_source('here') \g /dev/null

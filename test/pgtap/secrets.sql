@@ -15,6 +15,9 @@ CREATE FUNCTION st.versions(secret_name text) RETURNS text LANGUAGE sql AS
 CREATE FUNCTION st.refused(statement text, state text, label text) RETURNS text LANGUAGE sql AS
     $$SELECT throws_ok(statement, state::char(5), NULL, label)$$;
 
+CREATE FUNCTION st.message(statement text) RETURNS text LANGUAGE plpgsql AS
+    $$BEGIN EXECUTE statement; RETURN 'no error'; EXCEPTION WHEN OTHERS THEN RETURN SQLERRM; END$$;
+
 CREATE ROLE st_admin IN ROLE kessel_admin;
 CREATE ROLE st_app IN ROLE kessel_user;
 CREATE ROLE st_team;
@@ -123,6 +126,21 @@ SELECT st.refused($$SELECT vault.update_secret(st.id('t'), new_name => 'tt')$$, 
 SELECT lives_ok($$SELECT vault.update_secret(st.id('t'), 'y', new_expires_at => 'infinity')$$, 'a new value with a new expiry');
 SELECT is(vault.reveal('t'), 'y', 'is there again');
 
+-- A query that does not ask for the plaintext opens nothing.
+CREATE FUNCTION st.opens(query text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+    found boolean := false;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (VERBOSE) ' || query LOOP
+        found := found OR line LIKE '%\_open(%';
+    END LOOP;
+    RETURN found;
+END $$;
+SELECT is(st.opens('SELECT decrypted_secret FROM vault.decrypted_secrets'), true, 'asking for the plaintext opens');
+SELECT is(st.opens('SELECT name FROM vault.decrypted_secrets'), false, 'asking for names does not');
+SELECT is(st.opens('SELECT count(*) FROM vault.decrypted_secrets'), false, 'nor counting');
+
 --
 -- Use and reveal
 --
@@ -151,6 +169,9 @@ SELECT is((SELECT string_agg(concat_ws(' ', role_name, privilege, granted_by), '
 SET LOCAL ROLE st_app;
 SELECT st.refused($$SELECT vault.reveal('h')$$, '42501', 'who has no grant may not read');
 SELECT is((SELECT count(*) FROM vault.decrypted_secrets), 0::bigint, 'and sees none');
+SELECT is(vault_message, 'permission denied to reveal secret "no such name" (reveal)', 'nor learn whether a name is taken')
+  FROM (SELECT st.message($$SELECT vault.reveal('no such name')$$) AS vault_message) m;
+SELECT is(st.message($$SELECT vault.reveal('h')$$), 'permission denied to reveal secret "h" (reveal)', 'as one that is taken');
 SELECT st.refused($$SELECT vault.grant_secret(gen_random_uuid(), 'st_app', 'use')$$, '42501', 'nor grant');
 SELECT st.refused($$SELECT * FROM vault.secrets$$, '42501', 'nor look at what is sealed');
 SELECT st.refused($$SELECT * FROM vault.secret_versions$$, '42501', 'nor at versions');

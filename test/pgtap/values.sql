@@ -285,5 +285,11 @@ SELECT vv.refused(statement, '42501', 'not for users: ' || statement) FROM (VALU
     ($$SELECT vault.create_secret_sealed('')$$), ($$SELECT vault.update_secret_sealed(NULL, '')$$), ($$SELECT vault.rotate_public_key()$$), ($$SELECT vault.destroy_retired_public_keys()$$)) t (statement);
 RESET ROLE;
 
+--
+-- Under which key
+--
+SELECT is(vault.sealed_key_id('plain'::bytea), NULL, 'what is no sealed value is under no key');
+SELECT is(vault.sealed_key_id(NULL), NULL, 'nor is NULL');
+
 SELECT * FROM finish();
 ROLLBACK;

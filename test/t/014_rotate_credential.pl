@@ -438,7 +438,7 @@ all_connect('after a late change');
 #
 # What the audit says
 #
-my @records = map { JSON::PP::decode_json($_) } slurp_file($k->node->logfile) =~ /(\{[^\n]*"action"\s*:\s*"credential\.rotate"[^\n]*\})/g;
+my @records = map { JSON::PP::decode_json($_) } slurp_file($k->node->logfile) =~ /(\{[^\n]*"action"\s*:\s*"rotate credential"[^\n]*\})/g;
 cmp_ok(scalar(grep { $_->{ok} } @records), '>', 10, 'the audit has those that succeeded');
 is_deeply([ sort(unique(map { $_->{reason} } grep { !$_->{ok} } @records)) ],
     [ 'Changing the password there', 'Logging in with the current password', 'Looking it up', 'Undoing it' ], 'and those that failed, with their step');

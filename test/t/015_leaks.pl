@@ -94,7 +94,7 @@ my %plain = map { $_ => 1 } (
     # names and ids of secrets, tenants and roles; conditions; files
     map({ "vault.$_" } qw(grant_secret reveal revoke_secret rotate_tenant_key shred_tenant)),
     # what is sealed already
-    map({ "vault.$_" } qw(create_secret_sealed export_tenant import_aes_gcm import_supabase import_tenant open open_jsonb reseal update_secret_sealed)));
+    map({ "vault.$_" } qw(create_secret_sealed export_tenant import_aes_gcm import_supabase import_tenant open open_jsonb reseal sealed_key_id update_secret_sealed)));
 
 my @there = split /\n/, $k->exec(q{
     SELECT DISTINCT p.pronamespace::regnamespace || '.' || p.proname FROM pg_proc p

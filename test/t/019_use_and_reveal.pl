@@ -36,8 +36,9 @@ foreach my $tenant (qw(row-a schema-a solo-a))
 
     # Taken away it counts at once, in a session with an open connection, too.
     is($k->exec("SELECT vault.revoke_secret('$id', 'public', 'use')"), 't', "$tenant: use is revoked");
-    like_error($s->run($query), '42501', qr/permission denied to use secret \Q$id\E \(route\)/, "$tenant: the next statement is refused", hint => qr/grant_secret/);
+    like_error($s->run($query), '42501', qr/permission denied to use the credential of data source "\Q$source\E" \(route\)/, "$tenant: the next statement is refused", hint => qr/grant_secret/);
     is($k->as_member($tenant, $query)->{state}, '42501', "$tenant: and in a new session");
+    is($k->as_member($tenant, "SELECT vault.open(vault.seal('x', 'c'), 'c')")->{out}, 'x', "$tenant: which does not need it for values");
     is($k->as_member($tenant, "UPDATE data.accounts SET city = city")->{state}, '42501', "$tenant: writes, too");
     is($k->as_member($tenant, 'TRUNCATE data.accounts')->{state}, '42501', "$tenant: and TRUNCATE");
     ok_run($k->run($query, tenant => $tenant), '5', "$tenant: a superuser goes on");
@@ -66,7 +67,7 @@ my $owner = secret('shared', 'owner');
 is($k->run(q{SELECT ok FROM kessel.test_data_source('shared') WHERE "check" = 'owner credential'}, user => 'admin')->{out}, 't', 'an administrator tests both credentials');
 $k->exec("SELECT vault.revoke_secret('$owner', 'kessel_admin', 'use')");
 my $r = $k->run(q{SELECT ok, detail FROM kessel.test_data_source('shared') WHERE "check" = 'owner credential'}, user => 'admin');
-like($r->{out}, qr/^f\|permission denied to use secret/, 'without the privilege the test says so') or diag($r->{err});
+like($r->{out}, qr/^f\|permission denied to use the credential of data source "shared"/, 'without the privilege the test says so') or diag($r->{err});
 is($k->run("SELECT kessel.install_agent('shared')", user => 'admin')->{state}, '42501', 'and nothing is done with it');
 $k->exec("SELECT vault.grant_secret('$owner', 'kessel_admin', 'use')");
 is($k->run(q{SELECT ok FROM kessel.test_data_source('shared') WHERE "check" = 'owner credential'}, user => 'admin')->{out}, 't', 'with it all is well again');
