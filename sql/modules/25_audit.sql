@@ -16,6 +16,7 @@ CREATE TABLE app.audit_log (
     ok               boolean NOT NULL,
     role_name        text,
     login_role       text,
+    as_role          text,
     user_id          uuid,
     tenant_id        uuid,
     secret_id        uuid,
@@ -36,6 +37,7 @@ COMMENT ON COLUMN app.audit_log.purpose IS 'What for: route (the router connects
 COMMENT ON COLUMN app.audit_log.ok IS 'false: refused or failed, see sqlstate and reason';
 COMMENT ON COLUMN app.audit_log.role_name IS 'The role of SET ROLE, or of the login; while a table is maintained (ANALYZE, REINDEX, autovacuum) its owner, whose functions run then';
 COMMENT ON COLUMN app.audit_log.login_role IS 'The role of the login';
+COMMENT ON COLUMN app.audit_log.as_role IS 'Whose privilege has counted, where that is another role''s: the owner of a SECURITY DEFINER function';
 COMMENT ON COLUMN app.audit_log.user_id IS 'sub of the request''s claims; NULL where there is none, or where they are malformed';
 COMMENT ON COLUMN app.audit_log.tenant_id IS 'Whose secret it is; NULL for what belongs to no tenant';
 COMMENT ON COLUMN app.audit_log.secret_id IS 'In vault.secrets, where it may have been deleted since';

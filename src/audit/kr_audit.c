@@ -130,7 +130,7 @@ start_record(KrAuditRecord *record, const KrAuditEvent *event)
 	strlcpy(record->reason, event->reason ? event->reason : "", sizeof(record->reason));
 	record->ok = event->ok;
 	record->sqlerrcode = event->sqlerrcode;
-	kr_audit_who(record);
+	kr_audit_who(record, event->as_role);
 
 	if (event->secret_id != NULL)
 		add_secret(record, event);
@@ -164,7 +164,7 @@ belongs_to(const KrAuditRecord *record, const KrAuditEvent *event)
 		!same_word(record->purpose, event->purpose) ||
 		!same_word(record->reason, event->reason) ||
 		(record->nsecrets > 0) != (event->secret_id != NULL) ||
-		!kr_audit_same_who(record))
+		!kr_audit_same_who(record, event->as_role))
 		return false;
 	return record->nsecrets > 0 ||
 		same_uuid(record->has_tenant, &record->tenant_id, event->tenant_id);

@@ -28,6 +28,7 @@ typedef struct KrAuditEvent
 	const char *purpose;		/* "route", "reveal", ...; may be NULL */
 	const pg_uuid_t *tenant_id; /* may be NULL */
 	const pg_uuid_t *secret_id; /* may be NULL */
+	Oid			as_role;		/* whose privilege has counted; InvalidOid: the role's own */
 	int32		version;		/* of the secret; 0: not known */
 	bool		ok;
 	int			sqlerrcode;		/* as of errcode(); 0 where ok */

@@ -38,6 +38,7 @@ typedef struct KrAuditRecord
 	TimestampTz at;
 	uint64		count;
 	Oid			role;
+	Oid			as_role;		/* InvalidOid: the role itself */
 	int			pid;
 	int			sqlerrcode;
 	bool		ok;
@@ -51,6 +52,7 @@ typedef struct KrAuditRecord
 	char		reason[KR_AUDIT_WORD];
 	char		role_name[NAMEDATALEN];
 	char		login_role[NAMEDATALEN];
+	char		as_role_name[NAMEDATALEN];
 	char		application_name[NAMEDATALEN];
 	char		client_addr[KR_AUDIT_ADDR];
 	int			nsecrets;
@@ -58,8 +60,8 @@ typedef struct KrAuditRecord
 } KrAuditRecord;
 
 /* kr_audit_who.c: fill in who, from where, and when. */
-extern void kr_audit_who(KrAuditRecord *record);
-extern bool kr_audit_same_who(const KrAuditRecord *record);
+extern void kr_audit_who(KrAuditRecord *record, Oid as_role);
+extern bool kr_audit_same_who(const KrAuditRecord *record, Oid as_role);
 extern const char *kr_audit_database(void);
 
 /* kr_audit_line.c: a record as one line of JSON, valid until the next call. */

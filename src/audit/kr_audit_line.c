@@ -15,7 +15,7 @@
 
 #include "kr_audit_int.h"
 
-/* 32 secrets of at most 95 bytes, 4 names of at most 63 * 6, and the rest. */
+/* 32 secrets of at most 95 bytes, 5 names of at most 63 * 6, and the rest. */
 static char line[8192];
 static size_t line_len;
 
@@ -38,6 +38,7 @@ kr_audit_line(const KrAuditRecord *record)
 	add_format(", \"ok\": %s", record->ok ? "true" : "false");
 	add_member("role", record->role_name);
 	add_member("login_role", record->login_role);
+	add_member("as_role", record->as_role_name);
 	add_text(", \"user_id\": ");
 	add_uuid(record->has_user, &record->user_id);
 	add_secrets(record);

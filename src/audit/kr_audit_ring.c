@@ -100,7 +100,7 @@ typedef struct PackedRecord
 	/* then strings, each with its NUL, then secrets */
 } PackedRecord;
 
-#define STRINGS 7
+#define STRINGS 8
 #define PACKED_MAX (sizeof(PackedRecord) + STRINGS * KR_AUDIT_WORD + KR_AUDIT_SECRETS * sizeof(KrAuditSecret))
 
 StaticAssertDecl(KR_AUDIT_WORD == NAMEDATALEN && KR_AUDIT_ADDR == NAMEDATALEN,
@@ -608,6 +608,8 @@ string_of(KrAuditRecord *record, int i)
 		case 4:
 			return record->login_role;
 		case 5:
+			return record->as_role_name;
+		case 6:
 			return record->application_name;
 		default:
 			return record->client_addr;

@@ -33,12 +33,14 @@ typedef struct RoleName
 static KrAuditUserProvider user_provider = NULL;
 static RoleName current_role_name;
 static RoleName login_role_name;
+static RoleName as_role_name;
 static char database_name[NAMEDATALEN];
 static char client_addr[KR_AUDIT_ADDR];
 static int	known_for = 0;		/* the process that client_addr is right for */
 static bool listens_to_roles = false;
 
 static Oid	role_of_record(void);
+static Oid	other_than(Oid role, Oid as_role);
 static const char *role_name(RoleName *kept, Oid role);
 static void make_valid(char *name);
 static void roles_changed(Datum arg, int cacheid, uint32 hashvalue);
@@ -51,7 +53,7 @@ kr_audit_set_user_provider(KrAuditUserProvider provider)
 }
 
 void
-kr_audit_who(KrAuditRecord *record)
+kr_audit_who(KrAuditRecord *record, Oid as_role)
 {
 	if (known_for != MyProcPid)
 		find_client();
@@ -61,6 +63,9 @@ kr_audit_who(KrAuditRecord *record)
 	record->role = role_of_record();
 	strlcpy(record->role_name, role_name(&current_role_name, record->role), NAMEDATALEN);
 	strlcpy(record->login_role, role_name(&login_role_name, GetAuthenticatedUserId()), NAMEDATALEN);
+	record->as_role = other_than(record->role, as_role);
+	strlcpy(record->as_role_name,
+			OidIsValid(record->as_role) ? role_name(&as_role_name, record->as_role) : "", NAMEDATALEN);
 	record->has_user = user_provider != NULL && user_provider(&record->user_id);
 	strlcpy(record->application_name, application_name ? application_name : "", NAMEDATALEN);
 	strlcpy(record->client_addr, client_addr, KR_AUDIT_ADDR);
@@ -68,12 +73,13 @@ kr_audit_who(KrAuditRecord *record)
 }
 
 bool
-kr_audit_same_who(const KrAuditRecord *record)
+kr_audit_same_who(const KrAuditRecord *record, Oid as_role)
 {
 	pg_uuid_t	user_id;
 	bool		has_user;
 
-	if (record->role != role_of_record())
+	if (record->role != role_of_record() ||
+		record->as_role != other_than(record->role, as_role))
 		return false;
 	has_user = user_provider != NULL && user_provider(&user_id);
 	return has_user == record->has_user &&
@@ -89,6 +95,13 @@ static Oid
 role_of_record(void)
 {
 	return InSecurityRestrictedOperation() ? GetUserId() : GetOuterUserId();
+}
+
+/* The owner of a SECURITY DEFINER function, mostly; InvalidOid: no other. */
+static Oid
+other_than(Oid role, Oid as_role)
+{
+	return as_role == role ? InvalidOid : as_role;
 }
 
 /* Its name cannot change while we are connected to it. */
@@ -156,6 +169,7 @@ roles_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
 	current_role_name.role = InvalidOid;
 	login_role_name.role = InvalidOid;
+	as_role_name.role = InvalidOid;
 }
 
 /*

@@ -321,7 +321,7 @@ open_key(text *key_secret, unsigned char *key)
 	kr_vault_require(name, &id);
 	kr_vault_demand(GetUserId(), &id, KR_PRIVILEGE_USE, "import", NULL);
 
-	secret = kr_vault_open(&id, "import");
+	secret = kr_vault_open(&id, "import", GetUserId());
 	sodium_mprotect_readwrite(keys);
 	ok = kr_aes_gcm_key(secret->value, secret->len, key);
 	if (!ok)

@@ -429,7 +429,7 @@ kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *se
 	values[n++] = source->username;
 	if (source->has_secret)
 	{
-		password = kr_vault_open(secret_id ? secret_id : &source->secret_id, opened_for);
+		password = kr_vault_open(secret_id ? secret_id : &source->secret_id, opened_for, InvalidOid);
 		keywords[n] = "password";
 		values[n++] = password->value;
 	}

@@ -492,7 +492,7 @@ settle_on(Rotation *rotation, const pg_uuid_t *candidates, int i)
 	}
 	if (others != NIL)
 	{
-		secret = kr_vault_open(&candidates[i], "rotate");
+		secret = kr_vault_open(&candidates[i], "rotate", InvalidOid);
 		kr_credential_promote(others, secret->value);
 		kr_vault_close(secret);
 	}
@@ -573,7 +573,7 @@ undo(Rotation *rotation, bool was_changed)
 	rotation->step = "Undoing it";
 	if (was_changed && PQtransactionStatus(rotation->pg) == PQTRANS_IDLE)
 	{
-		KrSecret   *current = kr_vault_open(&subject(rotation)->secret_id, "rotate");
+		KrSecret   *current = kr_vault_open(&subject(rotation)->secret_id, "rotate", InvalidOid);
 
 		(void) change_password(rotation, current->value);
 		kr_vault_close(current);

@@ -42,13 +42,14 @@ kr_vault_init(void)
 }
 
 KrSecret *
-kr_vault_open(const pg_uuid_t *secret_id, const char *purpose)
+kr_vault_open(const pg_uuid_t *secret_id, const char *purpose, Oid as_role)
 {
-	return kr_vault_open_version(secret_id, 0, purpose);
+	return kr_vault_open_version(secret_id, 0, purpose, as_role);
 }
 
 KrSecret *
-kr_vault_open_version(const pg_uuid_t *id, int32 version, const char *purpose)
+kr_vault_open_version(const pg_uuid_t *id, int32 version, const char *purpose,
+					  Oid as_role)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	KrSpi		scope;
@@ -63,6 +64,7 @@ kr_vault_open_version(const pg_uuid_t *id, int32 version, const char *purpose)
 			.action = "open",
 			.purpose = purpose,
 			.secret_id = id,
+			.as_role = as_role,
 			.version = version,
 			.sqlerrcode = ERRCODE_NO_DATA,
 			.reason = "no such secret"
@@ -80,20 +82,21 @@ kr_vault_open_version(const pg_uuid_t *id, int32 version, const char *purpose)
 	MemoryContextSwitchTo(caller);
 
 	/* As the role that has asked; of the row only what needs no memory is left. */
-	kr_vault_record_open(&row, purpose, result, false);
+	kr_vault_record_open(&row, purpose, as_role, result, false);
 	raise_unless_open(&row, purpose, result);
 	return secret;
 }
 
 void
-kr_vault_record_open(const KrSecretRow *row, const char *purpose, KrOpenResult result,
-					 bool gather)
+kr_vault_record_open(const KrSecretRow *row, const char *purpose, Oid as_role,
+					 KrOpenResult result, bool gather)
 {
 	KrAuditEvent event = {
 		.action = "open",
 		.purpose = purpose,
 		.tenant_id = row->has_tenant ? &row->tenant_id : NULL,
 		.secret_id = &row->id,
+		.as_role = as_role,
 		.version = row->version,
 		.ok = result == KR_OPEN_OK,
 		.sqlerrcode = kr_vault_sqlstate(result),
@@ -218,7 +221,7 @@ kr_vault_update(const pg_uuid_t *id, const KrSecretChange *change)
 	{
 		/* A new name alone needs the old value, to be sealed anew. */
 		if (change->value == NULL)
-			old = kr_vault_open(id, "update");
+			old = kr_vault_open(id, "update", InvalidOid);
 		if (change->name != NULL)
 			row.name = pstrdup(change->name);
 		seal_next_version(&row, old ? old->value : change->value,
@@ -227,7 +230,7 @@ kr_vault_update(const pg_uuid_t *id, const KrSecretChange *change)
 	}
 	else if (change->key_id != NULL)
 	{
-		old = kr_vault_open(id, "update");
+		old = kr_vault_open(id, "update", InvalidOid);
 		row.version--;
 		seal_next_version(&row, old->value, old->len, change->key_id);
 		kr_rows_reseal_secret(&row, false);
@@ -263,7 +266,7 @@ kr_vault_roll_back(const pg_uuid_t *id, int32 version)
 		raise_no_version(id, version);
 
 	/* The name stays: another secret may have taken the former one. */
-	value = kr_vault_open_version(id, version, "update");
+	value = kr_vault_open_version(id, version, "update", InvalidOid);
 	seal_next_version(&row, value->value, value->len, NULL);
 	kr_rows_update_secret(&row, kr_guc_secret_versions);
 	kr_vault_close(value);

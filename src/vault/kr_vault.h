@@ -32,12 +32,14 @@ typedef enum KrPrivilege
 
 /*
  * Open the newest version of a secret. purpose ("route", "test", "owner" ...)
- * tells why, for the audit. Whether the caller may is asked before, by
+ * tells why, and as_role whose privilege was asked for if not that of the
+ * session's role (else InvalidOid), both for the audit. Whether the caller may is asked before, by
  * kr_vault_demand(). Runs SPI with the extension owner's rights, so it needs a
  * transaction. Errors: KR010 sealed, KR011 cannot be opened, KR012 expired,
  * 02000 no such row.
  */
-extern KrSecret *kr_vault_open(const pg_uuid_t *secret_id, const char *purpose);
+extern KrSecret *kr_vault_open(const pg_uuid_t *secret_id, const char *purpose,
+							   Oid as_role);
 extern void kr_vault_close(KrSecret *secret);
 
 /*

@@ -102,7 +102,7 @@ static void begin_secret(Export *export, HeapTuple tuple, TupleDesc desc);
 static void end_secret(Export *export);
 static void row_of(const Export *export, HeapTuple tuple, TupleDesc desc, KrSecretRow *row);
 static void seal_version(Export *export, KrSecretRow *row);
-static KrSecret *open_version(KrSecretRow *row);
+static KrSecret *open_version(KrSecretRow *row, Oid role);
 static Jsonb *end_bundle(Export *export);
 static void push_key(Export *export, const char *name);
 static void push_text(Export *export, const char *name, const char *value, size_t len);
@@ -389,7 +389,7 @@ seal_version(Export *export, KrSecretRow *row)
 	char	   *utf8;
 
 	MemoryContextSwitchTo(export->row_cxt);
-	value = open_version(row);
+	value = open_version(row, export->role);
 	len = value->len;
 	utf8 = kr_vault_to_utf8(value->value, &len);
 	aad = kr_bundle_version_aad(&export->tenant_id, &row->id, row->version, row->name, &aad_len);
@@ -408,12 +408,12 @@ seal_version(Export *export, KrSecretRow *row)
 
 /* A bundle that lacks what could not be opened would be missed too late. */
 static KrSecret *
-open_version(KrSecretRow *row)
+open_version(KrSecretRow *row, Oid role)
 {
 	KrSecret   *value;
 	KrOpenResult result = kr_vault_open_row(row, &value);
 
-	kr_vault_record_open(row, "export", result, true);
+	kr_vault_record_open(row, "export", role, result, true);
 	if (result == KR_OPEN_SEALED)
 		kr_vault_raise_sealed(row->key.root_key_id);
 	if (result != KR_OPEN_OK)

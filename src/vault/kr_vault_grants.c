@@ -102,6 +102,7 @@ kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
 		.action = "open",
 		.purpose = purpose,
 		.secret_id = secret_id,
+		.as_role = role,
 		.sqlerrcode = ERRCODE_INSUFFICIENT_PRIVILEGE,
 		.reason = privilege == KR_PRIVILEGE_USE ? "no privilege use" : "no privilege reveal"
 	};

@@ -84,11 +84,11 @@ extern void kr_vault_new_id(pg_uuid_t *id);
 
 /* version 0 is the current one. */
 extern KrSecret *kr_vault_open_version(const pg_uuid_t *id, int32 version,
-									   const char *purpose);
+									   const char *purpose, Oid as_role);
 
 /* Tell the audit of an opening, or an attempt; at once, or gathered in a scan. */
-extern void kr_vault_record_open(const KrSecretRow *row, const char *purpose,
-						  KrOpenResult result, bool gather);
+extern void kr_vault_record_open(const KrSecretRow *row, const char *purpose, Oid as_role,
+								 KrOpenResult result, bool gather);
 
 extern char *kr_vault_uuid_text(const pg_uuid_t *id);
 

@@ -233,7 +233,7 @@ reseal_version(KrSecretRow *row, bool is_former, const KrDataKey *due, Resealed 
 
 	row->expires_at = DT_NOEND; /* it is not given to anybody */
 	result = kr_vault_open_row(row, &value);
-	kr_vault_record_open(row, "reseal", result, true);
+	kr_vault_record_open(row, "reseal", InvalidOid, result, true);
 	if (result != KR_OPEN_OK)
 	{
 		done->failed++;

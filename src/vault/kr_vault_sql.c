@@ -190,7 +190,7 @@ kr_vault_sql_open(PG_FUNCTION_ARGS)
 	/* what the query does with it may fail and quote it */
 	kr_error_hide_statement(NULL);
 	result = kr_vault_open_row_text(&row, &value);
-	kr_vault_record_open(&row, "reveal", result, true);
+	kr_vault_record_open(&row, "reveal", GetUserId(), result, true);
 	if (result == KR_OPEN_SEALED && fcinfo->flinfo->fn_extra == NULL)
 	{
 		fcinfo->flinfo->fn_extra = fcinfo->flinfo;
@@ -214,7 +214,7 @@ kr_vault_sql_check(PG_FUNCTION_ARGS)
 	if (get_row_args(fcinfo, &row))
 	{
 		result = kr_vault_check_row(&row);
-		kr_vault_record_open(&row, "verify", result, true);
+		kr_vault_record_open(&row, "verify", InvalidOid, result, true);
 	}
 	if (result == KR_OPEN_OK && row.expires_at <= GetCurrentTimestamp())
 		result = KR_OPEN_EXPIRED;
@@ -302,7 +302,7 @@ reveal(const pg_uuid_t *id, int32 version, const char *what)
 	kr_vault_demand(GetUserId(), id, KR_PRIVILEGE_REVEAL, "reveal", what);
 	/* what is done with it may fail and quote it */
 	kr_error_hide_statement(NULL);
-	secret = kr_vault_open_version(id, version, "reveal");
+	secret = kr_vault_open_version(id, version, "reveal", GetUserId());
 	result = cstring_to_text_with_len(secret->value, secret->len);
 	kr_vault_close(secret);
 	PG_RETURN_TEXT_P(result);

@@ -29,6 +29,7 @@ static const Oid column_types[] = {
 	BOOLOID,					/* ok */
 	TEXTOID,					/* role_name */
 	TEXTOID,					/* login_role */
+	TEXTOID,					/* as_role */
 	UUIDOID,					/* user_id */
 	UUIDOID,					/* tenant_id */
 	UUIDOID,					/* secret_id */
@@ -44,12 +45,12 @@ static const Oid column_types[] = {
 #define COLUMNS lengthof(column_types)
 
 static const char insert_sql[] =
-"INSERT INTO app.audit_log (occurred_at, action, purpose, ok, role_name, login_role, user_id, tenant_id,"
+"INSERT INTO app.audit_log (occurred_at, action, purpose, ok, role_name, login_role, as_role, user_id, tenant_id,"
 " secret_id, version, count, sqlstate, reason, pid, client_addr, application_name)"
-" SELECT r.occurred_at, r.action, r.purpose, r.ok, r.role_name, r.login_role, r.user_id, r.tenant_id,"
+" SELECT r.occurred_at, r.action, r.purpose, r.ok, r.role_name, r.login_role, r.as_role, r.user_id, r.tenant_id,"
 " r.secret_id, r.version, r.count, r.sqlstate, r.reason, r.pid, r.client_addr::pg_catalog.inet, r.application_name"
-" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
-" r (occurred_at, action, purpose, ok, role_name, login_role, user_id, tenant_id,"
+" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
+" r (occurred_at, action, purpose, ok, role_name, login_role, as_role, user_id, tenant_id,"
 " secret_id, version, count, sqlstate, reason, pid, client_addr, application_name)";
 
 /* Columns of all rows; nrows of them are filled in. */
@@ -118,6 +119,7 @@ add_row(Rows *rows, const KrAuditRecord *record, const KrAuditSecret *secret)
 	add(rows, true, BoolGetDatum(record->ok));
 	add_text(rows, record->role_name);
 	add_text(rows, record->login_role);
+	add_text(rows, record->as_role_name);
 	add_uuid(rows, record->has_user, &record->user_id);
 	if (secret != NULL)
 		add_uuid(rows, secret->has_tenant, &secret->tenant_id);

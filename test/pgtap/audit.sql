@@ -11,7 +11,7 @@ GRANT kessel_user TO audit_user;
 ---------- the table ----------
 
 SELECT has_table('app', 'audit_log', 'the table');
-SELECT columns_are('app', 'audit_log', ARRAY['id', 'occurred_at', 'action', 'purpose', 'ok', 'role_name', 'login_role', 'user_id', 'tenant_id', 'secret_id',
+SELECT columns_are('app', 'audit_log', ARRAY['id', 'occurred_at', 'action', 'purpose', 'ok', 'role_name', 'login_role', 'as_role', 'user_id', 'tenant_id', 'secret_id',
     'version', 'count', 'sqlstate', 'reason', 'pid', 'client_addr', 'application_name']);
 SELECT is((SELECT relkind::text || relrowsecurity FROM pg_class WHERE oid = 'app.audit_log'::regclass), 'ptrue', 'is partitioned and has row security');
 SELECT is((SELECT array_agg(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'app.audit_log'::regclass), '{app.audit_log_default}', 'begins with the default partition alone');

@@ -74,13 +74,24 @@ my $pid = delete $line->{pid};
 like($pid, qr/^\d+$/, 'with the process id');
 like(delete $line->{time}, qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/, 'and the time in UTC');
 is_deeply($line, {
-        action => 'open', purpose => 'reveal', ok => JSON::PP::true, role => 'odd "role', login_role => 'postgres', user_id => $user,
+        action => 'open', purpose => 'reveal', ok => JSON::PP::true, role => 'odd "role', login_role => 'postgres', as_role => undef, user_id => $user,
         tenant_id => $acme, secret_id => $one, version => 1, count => 1, sqlstate => undef, reason => undef, database => 'infra',
         client_addr => '127.0.0.1', application_name => $app, standby => JSON::PP::false
     }, 'and all the rest') or diag(explain($line));
 rows_ok("action = 'open'", 1, 'a row in the table');
-is($k->exec("SELECT id, action, purpose, ok, role_name, login_role, user_id, tenant_id, secret_id, version, count, sqlstate, reason, pid, client_addr, application_name, occurred_at BETWEEN now() - interval '1 minute' AND now() FROM app.audit_log"),
-    "1|open|reveal|t|odd \"role|postgres|$user|$acme|$one|1|1|||$pid|127.0.0.1|$app|t", 'with the same in it');
+is($k->exec("SELECT id, action, purpose, ok, role_name, login_role, as_role, user_id, tenant_id, secret_id, version, count, sqlstate, reason, pid, client_addr, application_name, occurred_at BETWEEN now() - interval '1 minute' AND now() FROM app.audit_log"),
+    "1|open|reveal|t|odd \"role|postgres||$user|$acme|$one|1|1|||$pid|127.0.0.1|$app|t", 'with the same in it');
+
+# Through a function of another's: who has called it, and whose privilege it was.
+$k->exec("CREATE FUNCTION public.read_one() RETURNS text LANGUAGE sql SECURITY DEFINER AS \$\$SELECT vault.reveal('one')\$\$");
+mark();
+is($k->run('SELECT public.read_one()', user => 'app')->{out}, $mark, 'a function of its owner\'s reveals');
+is_deeply([ @{ (lines())[0] }{qw(role login_role as_role)} ], [ 'app', 'app', 'postgres' ], 'both stand in the line');
+settled();
+is($k->exec('SELECT role_name, login_role, as_role FROM app.audit_log ORDER BY id DESC LIMIT 1'), 'app|app|postgres', 'and in the row');
+mark();
+is($k->run("SELECT vault.reveal('one')", user => 'app')->{state}, '42501', 'without it the role is refused');
+is((lines())[0]->{as_role}, undef, 'as itself');
 
 mark();
 is($k->run("SELECT vault.reveal('one')", claims => '{broken')->{out}, $mark, 'malformed claims keep nobody from opening');
