@@ -19,7 +19,10 @@
  *   template wait at most five seconds for others to go. They hold a lock on
  *   the database meanwhile; we look for it twice a second, between batches,
  *   and leave.
- * - Waiting for a lock is bounded by LOCK_TIMEOUT, a batch by BATCH_MS. It
+ * - Waiting for a lock is bounded by LOCK_TIMEOUT, which is shorter than the
+ *   default of deadlock_timeout: DROP EXTENSION locks partitions before the
+ *   table and we the other way round, and it is us who must give way. A batch is
+ *   bounded by BATCH_MS. It
  *   never waits for a synchronous standby. So SIGTERM, which the worker answers
  *   by storing for at most SHUTDOWN_MS what is there, is answered in time.
  *
@@ -61,7 +64,7 @@
  */
 #define PAUSE_MS 20
 #define BATCH_MS 20000
-#define LOCK_TIMEOUT "2s"
+#define LOCK_TIMEOUT "500ms"
 #define SHUTDOWN_MS 3000
 #define RETRY_MAX_MS 60000
 
