@@ -22,9 +22,9 @@
  * - Waiting for a lock is bounded by LOCK_TIMEOUT, which is shorter than the
  *   default of deadlock_timeout: DROP EXTENSION locks partitions before the
  *   table and we the other way round, and it is us who must give way. A batch is
- *   bounded by BATCH_MS. It
- *   never waits for a synchronous standby. So SIGTERM, which the worker answers
- *   by storing for at most SHUTDOWN_MS what is there, is answered in time.
+ *   bounded by BATCH_MS. It never waits for a synchronous standby. So SIGTERM,
+ *   which the worker answers by storing for at most SHUTDOWN_MS what is there, is
+ *   answered in time.
  *
  * It acts as the owner of the extension's tables, never with the rights of a
  * superuser: what that owner has hung onto app.audit_log runs as the owner.
