@@ -29,6 +29,7 @@ int			kr_guc_audit_buffer_size = 8192;
 int			kr_guc_connect_timeout = 5;
 int			kr_guc_connection_idle_timeout = 600;
 bool		kr_guc_cross_tenant_writes = false;
+int			kr_guc_fleet_connections_per_host = 16;
 int			kr_guc_max_idle_connections = 32;
 char	   *kr_guc_root_key_command = NULL;
 char	   *kr_guc_root_key_environment = NULL;
@@ -125,6 +126,19 @@ kr_guc_init(void)
 							 NULL,
 							 NULL,
 							 NULL);
+
+	DefineCustomIntVariable("kessel.fleet_connections_per_host",
+							"Sets how many connections a call of kessel.fleet_query() and the like has to one host and port at once.",
+							NULL,
+							&kr_guc_fleet_connections_per_host,
+							16,
+							1,
+							1000,
+							PGC_SUSET,
+							0,
+							NULL,
+							NULL,
+							NULL);
 
 	DefineCustomIntVariable("kessel.max_idle_connections",
 							"Sets how many connections to data sources a session keeps between transactions.",

@@ -11,6 +11,7 @@ extern int	kr_guc_audit_buffer_size;	/* kB; 0: none */
 extern int	kr_guc_connect_timeout; /* seconds */
 extern int	kr_guc_connection_idle_timeout; /* seconds; 0: off */
 extern bool kr_guc_cross_tenant_writes;
+extern int	kr_guc_fleet_connections_per_host;
 extern int	kr_guc_max_idle_connections;
 extern char *kr_guc_root_key_command;
 extern char *kr_guc_root_key_environment;

@@ -5,7 +5,8 @@
  * Called while a transaction is being cleaned up, so it raises nothing and does
  * not look at interrupts. libpq 17 can cancel without blocking. Before that
  * there is only PQcancel(), which waits for as long as the network likes; it is
- * documented to be safe on any thread.
+ * documented to be safe on any thread. Several are asked at once on a thread
+ * each, whatever the version.
  */
 #include "postgres.h"
 
@@ -60,6 +61,32 @@ kr_remote_cancel(PGconn *pg, int timeout_ms)
 	return status == PGRES_POLLING_OK;
 }
 
+/* malloc'ed */
+typedef struct CancelJob
+{
+	PGcancelConn *cancel;
+	bool		ok;
+} CancelJob;
+
+static void
+send_cancel(void *data)
+{
+	CancelJob  *job = data;
+
+	job->ok = PQcancelBlocking(job->cancel);
+}
+
+static void
+free_cancel(void *data)
+{
+	CancelJob  *job = data;
+
+	PQcancelFinish(job->cancel);
+	free(job);
+}
+
+#define GET_CANCEL(pg) PQcancelCreate(pg)
+
 #else
 
 /* malloc'ed */
@@ -87,6 +114,8 @@ free_cancel(void *data)
 	free(job);
 }
 
+#define GET_CANCEL(pg) PQgetCancel(pg)
+
 bool
 kr_remote_cancel(PGconn *pg, int timeout_ms)
 {
@@ -107,3 +136,56 @@ kr_remote_cancel(PGconn *pg, int timeout_ms)
 }
 
 #endif							/* LIBPQ_HAS_ASYNC_CANCEL */
+
+/* malloc'ed */
+struct KrCancel
+{
+	KrJob	   *job;
+	CancelJob  *data;
+};
+
+KrCancel *
+kr_cancel_start(PGconn *pg)
+{
+	KrCancel   *cancel = calloc(1, sizeof(KrCancel));
+
+	if (cancel == NULL || (cancel->data = calloc(1, sizeof(CancelJob))) == NULL)
+	{
+		free(cancel);
+		return NULL;
+	}
+	cancel->data->cancel = GET_CANCEL(pg);
+	if (cancel->data->cancel != NULL)
+		cancel->job = kr_job_start(send_cancel, free_cancel, cancel->data, INT_MAX);
+	if (cancel->job != NULL)
+		return cancel;
+	free_cancel(cancel->data);
+	free(cancel);
+	return NULL;
+}
+
+bool
+kr_cancel_wait(KrCancel *cancel, TimestampTz deadline)
+{
+	struct pollfd poller = {.fd = kr_job_fd(cancel->job),.events = POLLIN};
+
+	for (;;)
+	{
+		long		left = deadline == 0 ? 0 :
+			TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		int			rc = poll(&poller, 1, (int) left);
+
+		if (rc > 0)
+			return true;
+		if (left <= 0 || (rc < 0 && errno != EINTR))
+			return false;
+	}
+}
+
+void
+kr_cancel_end(KrCancel *cancel)
+{
+	if (kr_job_end(cancel->job))
+		free_cancel(cancel->data);
+	free(cancel);
+}

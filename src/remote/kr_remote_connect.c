@@ -159,8 +159,8 @@ connect_timeout(const KrSource *source)
 	return seconds > 0 ? Max(seconds, 2) : kr_guc_connect_timeout;
 }
 
-static void
-connect_timed_out(const KrSource *source)
+void
+kr_remote_raise_timeout(const KrSource *source)
 {
 	if (OidIsValid(source->serverid))
 		ereport(ERROR,
@@ -198,6 +198,15 @@ kr_remote_check_password(PGconn *pg, const KrSource *source)
 			 errmsg("data source \"%s\" did not ask for the password", source->name),
 			 errdetail("Anyone could connect there as this user."),
 			 errhint("Make it ask for a password, or, as a superuser, set the option password_required to false.")));
+}
+
+/* After each step: libpq may go on to another host or address. */
+void
+kr_remote_check_where(PGconn *pg, const KrSource *source, PostgresPollingStatusType status)
+{
+	if (!source->allow_local && status != PGRES_POLLING_FAILED &&
+		PQstatus(pg) != CONNECTION_STARTED && kr_remote_leads_here(PQsocket(pg)))
+		refuse_local(source, "this very server");
 }
 
 /* malloc'ed */
@@ -282,7 +291,7 @@ finish_connecting(PGconn *volatile *pg, const KrSource *source, TimestampTz dead
 		if (status == PGRES_POLLING_FAILED)
 			return false;
 		if (left <= 0)
-			connect_timed_out(source);
+			kr_remote_raise_timeout(source);
 
 		events |= status == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
 		rc = WaitLatchOrSocket(MyLatch, events, PQsocket(*pg), left, PG_WAIT_EXTENSION);
@@ -295,11 +304,8 @@ finish_connecting(PGconn *volatile *pg, const KrSource *source, TimestampTz dead
 			continue;
 
 		if (!kr_remote_poll(pg, deadline, &status))
-			connect_timed_out(source);
-		/* Each time: libpq may go on to another host or address. */
-		if (!source->allow_local && status != PGRES_POLLING_FAILED &&
-			PQstatus(*pg) != CONNECTION_STARTED && kr_remote_leads_here(PQsocket(*pg)))
-			refuse_local(source, "this very server");
+			kr_remote_raise_timeout(source);
+		kr_remote_check_where(*pg, source, status);
 	}
 
 	kr_remote_check_password(*pg, source);
@@ -468,29 +474,21 @@ kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *se
 	return pg;
 }
 
-/*
- * libpq looks names up without a bound. A name server that does not answer is
- * found out here first, where the waiting is bounded and interruptible.
- */
-static void
-check_names(const KrSource *source, TimestampTz deadline)
+/* The hosts of a source, where there may be a name among them; else NULL. */
+const char *
+kr_remote_name_to_look_up(const KrSource *source)
 {
 	const char *hosts = option(source, "host");
-	const char *reason = NULL;
-	char	   *rest;
-	char	   *host;
 
 	if (hosts == NULL || option(source, "hostaddr") != NULL ||
 		strspn(hosts, "0123456789.:") == strlen(hosts))
-		return;
+		return NULL;
+	return hosts;
+}
 
-	rest = pstrdup(hosts);
-	while ((host = strsep(&rest, ",")) != NULL)
-	{
-		if (host[0] == '/' || host[0] == '@' || host[0] == '\0' ||
-			kr_remote_resolve(host, deadline, &reason) != NULL)
-			return;
-	}
+void
+kr_remote_raise_no_address(const KrSource *source, const char *hosts, const char *reason)
+{
 	if (OidIsValid(source->serverid))
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
@@ -507,12 +505,36 @@ check_names(const KrSource *source, TimestampTz deadline)
 }
 
 /*
+ * libpq looks names up without a bound. A name server that does not answer is
+ * found out here first, where the waiting is bounded and interruptible.
+ */
+static void
+check_names(const KrSource *source, TimestampTz deadline)
+{
+	const char *hosts = kr_remote_name_to_look_up(source);
+	const char *reason = NULL;
+	char	   *rest;
+	char	   *host;
+
+	if (hosts == NULL)
+		return;
+	rest = pstrdup(hosts);
+	while ((host = strsep(&rest, ",")) != NULL)
+	{
+		if (host[0] == '/' || host[0] == '@' || host[0] == '\0' ||
+			kr_remote_resolve(host, deadline, &reason) != NULL)
+			return;
+	}
+	kr_remote_raise_no_address(source, hosts, reason);
+}
+
+/*
  * libpq keeps the password for PQreset(), which is not called here. Another copy,
  * in the state of its SCRAM exchange, lives as long as the connection and cannot
  * be reached.
  */
-static void
-forget_password(PGconn *pg)
+void
+kr_remote_forget_password(PGconn *pg)
 {
 	char	   *password = PQpass(pg);
 
@@ -531,7 +553,7 @@ try_connecting(const KrSource *source, const char *purpose, const pg_uuid_t *sec
 	{
 		if (finish_connecting(&pg, source, deadline))
 			PQsetErrorVerbosity(pg, PQERRORS_DEFAULT);
-		forget_password(pg);
+		kr_remote_forget_password(pg);
 	}
 	PG_CATCH();
 	{
@@ -542,8 +564,8 @@ try_connecting(const KrSource *source, const char *purpose, const pg_uuid_t *sec
 	return pg;
 }
 
-static TimestampTz
-deadline_for(const KrSource *source)
+TimestampTz
+kr_remote_connect_deadline(const KrSource *source)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), connect_timeout(source) * 1000L);
 }
@@ -551,11 +573,32 @@ deadline_for(const KrSource *source)
 PGconn *
 kr_remote_try(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id)
 {
-	TimestampTz deadline = deadline_for(source);
+	TimestampTz deadline = kr_remote_connect_deadline(source);
 
 	check_source(source, purpose);
 	check_names(source, deadline);
 	return try_connecting(source, purpose, secret_id, deadline);
+}
+
+bool
+kr_remote_next_secret(const KrSource *source, KrCredentialState *tried, pg_uuid_t *secret_id)
+{
+	KrCredentialState now = kr_credential_state(&source->id, &source->secret_id);
+
+	if (now.has_pending &&
+		(!tried->has_pending ||
+		 memcmp(&now.pending_id, &tried->pending_id, sizeof(pg_uuid_t)) != 0))
+	{
+		*secret_id = now.pending_id;
+		tried->has_pending = true;
+		tried->pending_id = now.pending_id;
+		return true;
+	}
+	*secret_id = source->secret_id;
+	if (now.version == tried->version)
+		return false;
+	tried->version = now.version;
+	return true;
 }
 
 /*
@@ -573,27 +616,14 @@ retry_refused(PGconn *refused, const KrSource *source, const char *purpose,
 
 	PG_TRY();
 	{
-		while (PQstatus(pg) != CONNECTION_OK && kr_remote_refused_login(pg))
+		pg_uuid_t	next;
+
+		while (PQstatus(pg) != CONNECTION_OK && kr_remote_refused_login(pg) &&
+			   kr_remote_next_secret(source, &tried, &next))
 		{
-			KrCredentialState now = kr_credential_state(&source->id, &source->secret_id);
-			const pg_uuid_t *next = &source->secret_id;
-
-			if (now.has_pending &&
-				(!tried.has_pending ||
-				 memcmp(&now.pending_id, &tried.pending_id, sizeof(pg_uuid_t)) != 0))
-			{
-				next = &now.pending_id;
-				tried.has_pending = true;
-				tried.pending_id = now.pending_id;
-			}
-			else if (now.version != tried.version)
-				tried.version = now.version;
-			else
-				break;
-
 			kr_remote_disconnect(pg);
 			pg = NULL;
-			pg = try_connecting(source, purpose, next, deadline);
+			pg = try_connecting(source, purpose, &next, deadline);
 		}
 	}
 	PG_CATCH();
@@ -609,7 +639,7 @@ retry_refused(PGconn *refused, const KrSource *source, const char *purpose,
 PGconn *
 kr_remote_connect(const KrSource *source, const char *purpose)
 {
-	TimestampTz deadline = deadline_for(source);
+	TimestampTz deadline = kr_remote_connect_deadline(source);
 	PGconn	   *pg;
 
 	check_source(source, purpose);

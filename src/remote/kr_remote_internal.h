@@ -13,10 +13,38 @@
 #include "utils/timestamp.h"
 
 #include "kr_compat.h"
+#include "kr_credential.h"
 #include "kr_remote.h"
+#include "kr_remote_dial.h"
 
 /* How long cleaning up after an error may take, for each connection. */
 #define KR_CLEANUP_TIMEOUT_MS 2000
+
+/* So much earlier than the server we take an idle connection for closed. */
+#define KR_IDLE_MARGIN_MS 1000
+
+/*
+ * Settings under which text means the same on both sides, as postgres_fdw has
+ * them, and a query that is not in a transaction block sees what is committed.
+ */
+#define KR_SETTINGS(is_local) \
+	"SELECT pg_catalog.set_config('search_path', 'pg_catalog', " is_local "), " \
+	"pg_catalog.set_config('timezone', 'GMT', " is_local "), " \
+	"pg_catalog.set_config('datestyle', 'ISO', " is_local "), " \
+	"pg_catalog.set_config('intervalstyle', 'postgres', " is_local "), " \
+	"pg_catalog.set_config('extra_float_digits', '3', " is_local "), " \
+	"pg_catalog.set_config('default_transaction_isolation', 'read committed', " is_local ")"
+
+/*
+ * Should this backend be gone, its query must not run on. Not every system can be
+ * asked for that, and where it cannot, setting it is an error. From 14 on.
+ */
+#define KR_CHECK_CLIENT \
+	"SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false) " \
+	"WHERE pg_catalog.version() ~ 'linux'"
+
+/* A backend that waits for its client cannot close what it does not use. From 14 on. */
+#define KR_IDLE_TIMEOUT "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)"
 
 typedef enum KrPendingKind
 {
@@ -127,7 +155,23 @@ extern void kr_remote_check_password(PGconn *pg, const KrSource *source);
 extern bool kr_remote_poll(PGconn *volatile *pg, TimestampTz deadline,
 						   PostgresPollingStatusType *status);
 extern bool kr_remote_leads_here(int fd);
-extern void kr_remote_disconnect(PGconn *pg);	/* pg may be NULL after kr_remote_poll() */
+
+/* Parts of it, for kr_remote_dial.c. */
+extern const char *kr_remote_name_to_look_up(const KrSource *source);
+extern TimestampTz kr_remote_connect_deadline(const KrSource *source);
+extern void kr_remote_check_where(PGconn *pg, const KrSource *source,
+								  PostgresPollingStatusType status);
+extern void kr_remote_forget_password(PGconn *pg);
+extern void kr_remote_raise_timeout(const KrSource *source) pg_attribute_noreturn();
+extern void kr_remote_raise_no_address(const KrSource *source, const char *hosts,
+									   const char *reason) pg_attribute_noreturn();
+
+/*
+ * The password was refused: another one that may be the right one by now. tried
+ * begins as {.version = source->secret_version}. False: there is none.
+ */
+extern bool kr_remote_next_secret(const KrSource *source, KrCredentialState *tried,
+								  pg_uuid_t *secret_id);
 
 /*
  * kr_remote_sql.c: statements on a connection of one's own. The last result;
@@ -156,9 +200,29 @@ extern KrThreadResult kr_thread_run(KrThreadFunction run, KrThreadFunction relea
 									void *data, TimestampTz deadline,
 									bool interruptible);
 
+/*
+ * The same for who does not wait here. NULL where it could not be started, or so
+ * many of this session's threads were left behind. Its file descriptor can be
+ * read when it has finished. kr_job_end(): true when data is the caller's again,
+ * false when the thread will release it.
+ */
+typedef struct KrJob KrJob;
+
+extern KrJob *kr_job_start(KrThreadFunction run, KrThreadFunction release, void *data,
+						   int max_left_behind);
+extern int	kr_job_fd(const KrJob *job);
+extern bool kr_job_end(KrJob *job);
+
 /* kr_remote_resolve.c */
 extern char *kr_remote_resolve(const char *host, TimestampTz deadline,
 							   const char **reason);
+
+/* The same as a job. kr_lookup_end() ends it: NULL when there is an address, else why not. */
+typedef struct KrLookup KrLookup;
+
+extern KrLookup *kr_lookup_start(const char *host);
+extern int	kr_lookup_fd(const KrLookup *lookup);
+extern const char *kr_lookup_end(KrLookup *lookup);
 
 /* kr_remote_xact.c */
 extern dlist_head *kr_conn_list(void);
@@ -167,6 +231,21 @@ extern void kr_conn_restart(KrConn *conn);
 
 /* Something is about to be written; KR009 where it may not be. */
 extern void kr_conn_note_write(KrConn *conn);
+
+/* kr_remote_spare.c: connections that a fleet's work has left open */
+typedef struct KrSpare
+{
+	dlist_node	node;			/* the one that was put away last comes first */
+	PGconn	   *pg;
+	pg_uuid_t	source_id;
+	uint64		stamp;
+	char	   *source_name;
+	TimestampTz last_used;
+	TimestampTz idle_limit;		/* as KrConn's */
+} KrSpare;
+
+extern dlist_head *kr_spare_list(void);
+extern int	kr_spare_close(const pg_uuid_t *source_id);	/* NULL: all; how many */
 
 /* kr_remote_statements.c */
 extern KrStatement *kr_statement_prepare(KrConn *conn, const char *sql, int nparams);
@@ -197,10 +276,6 @@ extern bool kr_copy_abort(KrConn *conn, TimestampTz deadline);
 extern bool kr_remote_cancel(PGconn *pg, int timeout_ms);
 
 /* kr_remote_error.c */
-extern void kr_remote_raise_result(const PGresult *result, const char *source,
-								   const char *tenant, const char *sql,
-								   bool withhold) pg_attribute_noreturn();
-extern void kr_remote_raise_lost(PGconn *pg, const char *source) pg_attribute_noreturn();
 extern void kr_remote_raise_outcome_unknown(const char *source) pg_attribute_noreturn();
 extern bool kr_remote_refused_login(PGconn *pg);
 extern char *kr_remote_reason(PGconn *pg);

@@ -51,6 +51,18 @@ kr_connections(PG_FUNCTION_ARGS)
 		values[7] = TimestampTzGetDatum(conn->last_used);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+	dlist_foreach(iter, kr_spare_list())
+	{
+		KrSpare    *spare = dlist_container(KrSpare, node, iter.cur);
+		Datum		values[8] = {0};
+		bool		nulls[8] = {false, true};
+
+		values[0] = CStringGetTextDatum(spare->source_name);
+		values[4] = Int32GetDatum(PQbackendPID(spare->pg));
+		values[5] = Int32GetDatum(PQserverVersion(spare->pg));
+		values[7] = TimestampTzGetDatum(spare->last_used);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
 	return (Datum) 0;
 }
 
@@ -85,5 +97,7 @@ kr_disconnect(PG_FUNCTION_ARGS)
 		else
 			kr_conn_destroy(conn);
 	}
+	if (name == NULL || source != NULL)
+		count += kr_spare_close(source ? &source->id : NULL);
 	PG_RETURN_INT32(count);
 }

@@ -11,6 +11,12 @@
 
 #include "kr_remote_internal.h"
 
+/*
+ * Of the threads that look names up for a fleet, so many may be left behind: one
+ * for each name server's host that does not answer.
+ */
+#define MAX_LEFT_BEHIND 64
+
 /* malloc'ed */
 typedef struct Lookup
 {
@@ -88,4 +94,47 @@ kr_remote_resolve(const char *host, TimestampTz deadline, const char **reason)
 	}
 	free_lookup(lookup);
 	return result;
+}
+
+struct KrLookup
+{
+	KrJob	   *job;
+	Lookup	   *lookup;
+};
+
+/* palloc'd; NULL where there is no thread, file descriptor or memory left. */
+KrLookup *
+kr_lookup_start(const char *host)
+{
+	KrLookup   *result = palloc(sizeof(KrLookup));
+
+	result->lookup = calloc(1, offsetof(Lookup, host) + strlen(host) + 1);
+	if (result->lookup == NULL)
+		return NULL;
+	memcpy(result->lookup->host, host, strlen(host) + 1);
+	result->job = kr_job_start(look_up, free_lookup, result->lookup, MAX_LEFT_BEHIND);
+	if (result->job != NULL)
+		return result;
+	free_lookup(result->lookup);
+	return NULL;
+}
+
+int
+kr_lookup_fd(const KrLookup *lookup)
+{
+	return kr_job_fd(lookup->job);
+}
+
+/* NULL: it has an address. Raises nothing. */
+const char *
+kr_lookup_end(KrLookup *lookup)
+{
+	const char *reason = NULL;
+
+	if (!kr_job_end(lookup->job))
+		return "The name server did not answer in time.";
+	if (lookup->lookup->error != 0)
+		reason = gai_strerror(lookup->lookup->error);
+	free_lookup(lookup->lookup);
+	return reason;
 }

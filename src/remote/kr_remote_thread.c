@@ -9,6 +9,8 @@
  * touches nothing of the server's; when it does not come back in time it is left
  * behind, to give back what it works on when it is done.
  *
+ * Who waits for several at once starts jobs and waits for their file descriptors.
+ *
  * Should the backend end before that, it ends at once: what libraries have
  * registered with atexit() would take from under the thread what it works with.
  * (OpenSSL frees all that it has.) A crash of one backend would be one of all.
@@ -31,7 +33,7 @@
 #include "kr_remote_internal.h"
 
 /* Shared by the backend and the thread; malloc'ed. The one who comes last frees it. */
-typedef struct Job
+struct KrJob
 {
 	KrThreadFunction run;
 	KrThreadFunction release;
@@ -40,7 +42,7 @@ typedef struct Job
 	bool		finished;
 	bool		abandoned;
 	int			wake[2];		/* the thread closes its end when it has finished */
-} Job;
+};
 
 /*
  * Threads that may be left behind in a session: a server that asks for hours of
@@ -78,7 +80,7 @@ note_left_behind(void)
 }
 
 static void
-free_job(Job *job)
+free_job(KrJob *job)
 {
 	close(job->wake[0]);
 	pthread_mutex_destroy(&job->lock);
@@ -88,7 +90,7 @@ free_job(Job *job)
 static void *
 thread_main(void *arg)
 {
-	Job		   *job = arg;
+	KrJob		   *job = arg;
 	bool		abandoned;
 
 	job->run(job->data);
@@ -109,10 +111,10 @@ thread_main(void *arg)
 }
 
 /* NULL where the system has no thread or no file descriptor left. */
-static Job *
+static KrJob *
 start_job(KrThreadFunction run, KrThreadFunction release, void *data)
 {
-	Job		   *job = calloc(1, sizeof(Job));
+	KrJob		   *job = calloc(1, sizeof(KrJob));
 	sigset_t	all;
 	sigset_t	before;
 	pthread_t	thread;
@@ -147,9 +149,29 @@ start_job(KrThreadFunction run, KrThreadFunction release, void *data)
 	return job;
 }
 
-/* True when the thread has finished; else data is the thread's from now on. */
-static bool
-end_job(Job *job)
+KrJob *
+kr_job_start(KrThreadFunction run, KrThreadFunction release, void *data, int max_left_behind)
+{
+	KrJob	   *job;
+
+	if (left_one_behind && pg_atomic_read_u32(&left_behind) >= max_left_behind)
+		return NULL;
+	if (!AcquireExternalFD())
+		return NULL;
+	job = start_job(run, release, data);
+	if (job == NULL)
+		ReleaseExternalFD();
+	return job;
+}
+
+int
+kr_job_fd(const KrJob *job)
+{
+	return job->wake[0];
+}
+
+bool
+kr_job_end(KrJob *job)
 {
 	bool		finished;
 
@@ -163,6 +185,7 @@ end_job(Job *job)
 		free_job(job);
 	else
 		note_left_behind();
+	ReleaseExternalFD();
 	return finished;
 }
 
@@ -206,21 +229,11 @@ KrThreadResult
 kr_thread_run(KrThreadFunction run, KrThreadFunction release, void *data,
 			  TimestampTz deadline, bool interruptible)
 {
-	Job		   *job;
-	bool		finished = false;
-
 	/* To cancel is always tried. */
-	if (interruptible && left_one_behind && pg_atomic_read_u32(&left_behind) >= MAX_LEFT_BEHIND)
-		return KR_THREAD_NOT_STARTED;
-	if (!AcquireExternalFD())
-		return KR_THREAD_NOT_STARTED;
-	job = start_job(run, release, data);
-	if (job == NULL)
-	{
-		ReleaseExternalFD();
-		return KR_THREAD_NOT_STARTED;
-	}
+	KrJob	   *job = kr_job_start(run, release, data, interruptible ? MAX_LEFT_BEHIND : INT_MAX);
 
+	if (job == NULL)
+		return KR_THREAD_NOT_STARTED;
 	if (!interruptible)
 		wait_quietly(job->wake[0], deadline);
 	else
@@ -231,14 +244,11 @@ kr_thread_run(KrThreadFunction run, KrThreadFunction release, void *data,
 		}
 		PG_CATCH();
 		{
-			if (end_job(job))
+			if (kr_job_end(job))
 				release(data);
-			ReleaseExternalFD();
 			PG_RE_THROW();
 		}
 		PG_END_TRY();
 	}
-	finished = end_job(job);
-	ReleaseExternalFD();
-	return finished ? KR_THREAD_FINISHED : KR_THREAD_LEFT_BEHIND;
+	return kr_job_end(job) ? KR_THREAD_FINISHED : KR_THREAD_LEFT_BEHIND;
 }

@@ -32,9 +32,6 @@
 #include "kr_guc.h"
 #include "kr_remote_internal.h"
 
-/* So much earlier than the server we take an idle connection for closed. */
-#define IDLE_MARGIN_MS 1000
-
 static dlist_head connections = DLIST_STATIC_INIT(connections);
 
 dlist_head *
@@ -60,43 +57,21 @@ kr_conn_destroy(KrConn *conn)
 	MemoryContextDelete(conn->cxt);
 }
 
-/*
- * Settings under which text means the same on both sides, as postgres_fdw has
- * them, and a query that is not in a transaction block sees what is committed.
- */
-#define SETTINGS(is_local) \
-	"SELECT pg_catalog.set_config('search_path', 'pg_catalog', " is_local "), " \
-	"pg_catalog.set_config('timezone', 'GMT', " is_local "), " \
-	"pg_catalog.set_config('datestyle', 'ISO', " is_local "), " \
-	"pg_catalog.set_config('intervalstyle', 'postgres', " is_local "), " \
-	"pg_catalog.set_config('extra_float_digits', '3', " is_local "), " \
-	"pg_catalog.set_config('default_transaction_isolation', 'read committed', " is_local ")"
-
 /* In a transaction of their own, so that no ROLLBACK undoes them. */
 static void
 send_session_settings(KrConn *conn)
 {
-	kr_conn_command(conn, SETTINGS("false"), 0, NULL);
+	kr_conn_command(conn, KR_SETTINGS("false"), 0, NULL);
 
-	/*
-	 * Should this backend be gone, its query must not run on. Not every system
-	 * can be asked for that, and where it cannot, setting it is an error.
-	 */
 	if (PQserverVersion(conn->pg) >= 140000)
-		kr_conn_command(conn,
-						"SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false) "
-						"WHERE pg_catalog.version() ~ 'linux'",
-						0, NULL);
-
-	/* A backend that waits for its client cannot close what it does not use. */
+		kr_conn_command(conn, KR_CHECK_CLIENT, 0, NULL);
 	if (PQserverVersion(conn->pg) >= 140000 && kr_guc_connection_idle_timeout > 0)
 	{
 		char		seconds[16];
 		const char *values[1] = {seconds};
 
 		snprintf(seconds, sizeof(seconds), "%ds", kr_guc_connection_idle_timeout);
-		kr_conn_command(conn, "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)",
-						1, values);
+		kr_conn_command(conn, KR_IDLE_TIMEOUT, 1, values);
 	}
 	kr_conn_sync(conn);
 }
@@ -293,7 +268,7 @@ queue_context(KrConn *conn)
 	const char *values[3] = {conn->enter, epoch, NULL};
 
 	if (conn->pooled)
-		kr_conn_command(conn, SETTINGS("true"), 0, NULL);
+		kr_conn_command(conn, KR_SETTINGS("true"), 0, NULL);
 	pg_lltoa(conn->epoch, epoch);
 	if (conn->pooled || !rename)
 	{
@@ -586,7 +561,7 @@ note_use(KrConn *conn)
 	conn->last_used = GetCurrentTransactionStopTimestamp();
 	conn->idle_limit = kr_guc_connection_idle_timeout == 0 ? 0 :
 		TimestampTzPlusMilliseconds(conn->last_used,
-									kr_guc_connection_idle_timeout * INT64CONST(1000) - IDLE_MARGIN_MS);
+									kr_guc_connection_idle_timeout * INT64CONST(1000) - KR_IDLE_MARGIN_MS);
 }
 
 /* Close what is broken, and what is idle beyond the number that is kept. */

@@ -526,11 +526,30 @@ require_route(const char *tenant)
 	return route;
 }
 
+/* For whom the session may work; not whether it may use the credential. */
+static const KrRoute *
+check_tenant(const char *tenant)
+{
+	const KrRoute *route = require_route(tenant);
+
+	check_membership(route);
+	check_usable(route);
+	return route;
+}
+
+const KrRoute *
+kr_route_to_enter(const char *tenant)
+{
+	const KrRoute *route = check_tenant(tenant);
+
+	check_credential(route->source, "route");
+	return route;
+}
+
 const KrRoute *
 kr_route_entered(void)
 {
 	const char *tenant = kr_session_tenant();
-	const KrRoute *route;
 
 	if (tenant == NULL)
 		ereport(ERROR,
@@ -538,11 +557,7 @@ kr_route_entered(void)
 				 errmsg("no tenant is set"),
 				 errdetail("Neither kessel.tenant nor the claims name one."),
 				 errhint("SET kessel.tenant = '...'; or, within a transaction, SELECT kessel.use_tenant('...').")));
-
-	route = require_route(tenant);
-	check_membership(route);
-	check_usable(route);
-	return route;
+	return check_tenant(tenant);
 }
 
 const KrRoute *
@@ -552,6 +567,24 @@ kr_route_of_session(void)
 
 	check_credential(route->source, "route");
 	return route;
+}
+
+char **
+kr_route_active_tenants(MemoryContext cxt, int *count)
+{
+	static SPIPlanPtr plan = NULL;
+	char	  **slugs;
+	KrSpi		spi;
+
+	kr_spi_begin(&spi);
+	kr_spi_read(&plan, "SELECT slug FROM app.tenants WHERE status = 'active' ORDER BY slug",
+				0, NULL, NULL);
+	*count = SPI_processed;
+	slugs = MemoryContextAllocHuge(cxt, sizeof(char *) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		slugs[i] = kr_spi_text(i, 1, cxt);
+	kr_spi_end(&spi);
+	return slugs;
 }
 
 const KrRoute *

@@ -73,6 +73,12 @@ extern const KrRoute *kr_route_entered(void);
 /* The same for a tenant named otherwise, without asking for membership. */
 extern const KrRoute *kr_route_of_tenant(const char *tenant);
 
+/* For a tenant named otherwise, with all that is asked of the session's. */
+extern const KrRoute *kr_route_to_enter(const char *tenant);
+
+/* The slugs of all active tenants, in their order; palloc'd in cxt. */
+extern char **kr_route_active_tenants(MemoryContext cxt, int *count);
+
 /* A data source by name (KR007), with its runtime credential. */
 extern const KrSource *kr_source_by_name(const char *name);
 

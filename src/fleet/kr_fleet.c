@@ -1,0 +1,722 @@
+/*
+ * kr_fleet.c
+ *	  One statement on many tenants at once, from one backend.
+ *
+ * A fleet works on up to max_parallel targets, each on a connection of its own,
+ * and waits for all of them in one wait event set. No process and no thread
+ * belongs to a connection; a step of connecting that could block runs on a thread
+ * (kr_remote_dial.c). Targets are begun in their order, but for those whose host
+ * has as many connections as it may have: they queue for it, and others overtake
+ * them.
+ *
+ * What goes wrong with one target is its error and nobody else's. What can raise
+ * runs in a subtransaction (kr_fleet_try).
+ *
+ * Memory. Nothing is collected here: who asks for the next row gets one that has
+ * arrived, and what is not asked for stays with libpq, in the sockets and at the
+ * data sources. While what has arrived of rows that are not complete exceeds
+ * work_mem, only the largest of them is read on, so that a hundred rows of 100 MB
+ * each come one after the other. A target's own memory is that of its context,
+ * which goes with it.
+ *
+ * Time. A target's limit counts from its beginning, without the time for which
+ * nobody asks for rows or it is not read for lack of memory. The whole call's
+ * deadline is a time of the clock.
+ *
+ * The end. A memory context callback ends the fleet when its memory goes: at the
+ * end of the query, and in every abort. What still runs is cancelled, all at once
+ * and in bounded time, before the connections are closed. What had been committed
+ * by then stays so, which the server's log tells.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "kr_error.h"
+#include "kr_fleet.h"
+#include "kr_guc.h"
+
+/* Targets that may wait for their hosts. */
+#define MAX_QUEUED 1024
+
+/* How long to wait for requests to cancel, all together. */
+#define CANCEL_TIMEOUT_MS 2000
+
+struct KrFleet
+{
+	MemoryContext cxt;
+	KrFleetOptions options;
+	KrFleetStatement statement;
+	TimestampTz deadline;		/* 0: none */
+	TimestampTz asked;			/* when kr_fleet_next() returned last */
+	int			next_tenant;	/* of options.tenants */
+	HTAB	   *hosts;
+	HTAB	   *begun;			/* ids of tenants */
+	dlist_head	queues;			/* hosts with a queue */
+	int			nqueued;
+	dlist_head	running;		/* targets, in the order in which they are asked */
+	int			nrunning;
+	KrFleetTarget *told;		/* whose end was delivered; it goes with the next call */
+
+	WaitEventSet *waits;		/* NULL: has to be made */
+	int			nwaits;
+	List	   *cancels;		/* malloc'ed, under way */
+
+	uint64		committed;
+	bool		finished;		/* all was told */
+	bool		ended;
+};
+
+/* In the user's memory: with it goes the fleet. */
+typedef struct FleetOwner
+{
+	MemoryContextCallback callback;
+	KrFleet    *fleet;
+} FleetOwner;
+
+/* ---------- subtransactions ---------- */
+
+ErrorData *
+kr_fleet_try(void (*run) (void *arg), void *arg, MemoryContext errors, bool may_cancel)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		run(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(errors);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+
+	if (error != NULL && may_cancel && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	return error;
+}
+
+/* ---------- targets ---------- */
+
+static void
+forget_waits(KrFleet *fleet)
+{
+	if (fleet->waits != NULL)
+		FreeWaitEventSet(fleet->waits);
+	fleet->waits = NULL;
+}
+
+/* Its connection is let go; it has nothing more to do. */
+static void
+settle(KrFleet *fleet, KrFleetTarget *target)
+{
+	KrCancel   *cancel;
+
+	forget_waits(fleet);
+	cancel = kr_fleet_release(target);
+	if (cancel != NULL)
+	{
+		MemoryContext before = MemoryContextSwitchTo(fleet->cxt);
+
+		fleet->cancels = lappend(fleet->cancels, cancel);
+		MemoryContextSwitchTo(before);
+	}
+	if (target->counted)
+		target->host->active--;
+	target->counted = false;
+}
+
+static void
+resolve(void *arg)
+{
+	kr_fleet_resolve((KrFleetTarget *) arg);
+}
+
+static KrFleetHost *
+host_of(KrFleet *fleet, const KrSource *source)
+{
+	char		key[sizeof(((KrFleetHost *) NULL)->key)];
+	KrFleetHost *host;
+	bool		found;
+
+	kr_fleet_host_key(source, key, sizeof(key));
+	host = hash_search(fleet->hosts, key, HASH_ENTER, &found);
+	if (!found)
+	{
+		memset(host, 0, sizeof(*host));
+		memcpy(host->key, key, sizeof(key));
+		dlist_init(&host->queue);
+		host->looked_up = !kr_dial_needs_look_up(source);
+	}
+	return host;
+}
+
+/* One at a time asks for the address of a name that nobody has found yet. */
+static bool
+host_has_room(const KrFleetHost *host)
+{
+	return host->active < (host->looked_up ? kr_guc_fleet_connections_per_host : 1);
+}
+
+/* The next tenant; NULL when it is one that was begun under another name. */
+static KrFleetTarget *
+make_target(KrFleet *fleet)
+{
+	MemoryContext cxt = AllocSetContextCreate(fleet->cxt, "kessel fleet target",
+											  ALLOCSET_SMALL_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(cxt);
+	KrFleetTarget *target = palloc0(sizeof(KrFleetTarget));
+	ErrorData  *error;
+	bool		found = false;
+
+	target->cxt = cxt;
+	target->statement = &fleet->statement;
+	target->options = &fleet->options;
+	target->tenant = fleet->options.tenants[fleet->next_tenant++];
+	target->fd = -1;
+	INSTR_TIME_SET_CURRENT(target->start);
+	error = kr_fleet_try(resolve, target, cxt, true);
+	if (error != NULL)
+		kr_fleet_fail(target, error);
+	if (target->route != NULL)
+	{
+		(void) hash_search(fleet->begun, &target->route->tenant_id, HASH_ENTER, &found);
+		target->host = host_of(fleet, target->route->source);
+	}
+	MemoryContextSwitchTo(before);
+	if (!found)
+		return target;
+	MemoryContextDelete(cxt);
+	return NULL;
+}
+
+static void
+enqueue(KrFleet *fleet, KrFleetTarget *target)
+{
+	KrFleetHost *host = target->host;
+
+	if (dlist_is_empty(&host->queue))
+		dlist_push_tail(&fleet->queues, &host->node);
+	dlist_push_tail(&host->queue, &target->node);
+	fleet->nqueued++;
+}
+
+static KrFleetTarget *
+dequeue(KrFleet *fleet, KrFleetHost *host)
+{
+	KrFleetTarget *target = dlist_container(KrFleetTarget, node, dlist_pop_head_node(&host->queue));
+
+	if (dlist_is_empty(&host->queue))
+		dlist_delete(&host->node);
+	fleet->nqueued--;
+	return target;
+}
+
+/* Is the whole call's time up? */
+static bool
+is_late(const KrFleet *fleet)
+{
+	return fleet->deadline != 0 && GetCurrentTimestamp() >= fleet->deadline;
+}
+
+/* One that can be begun now, or has failed already; NULL: none. */
+static KrFleetTarget *
+next_target(KrFleet *fleet)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &fleet->queues)
+	{
+		KrFleetHost *host = dlist_container(KrFleetHost, node, iter.cur);
+
+		if (host_has_room(host) || host->unknown != NULL || is_late(fleet))
+			return dequeue(fleet, host);
+	}
+	while (fleet->next_tenant < fleet->options.ntenants && fleet->nqueued < MAX_QUEUED)
+	{
+		KrFleetTarget *target = make_target(fleet);
+
+		CHECK_FOR_INTERRUPTS();
+		if (target == NULL)
+			continue;
+		if (target->phase == KR_FLEET_ENDS || host_has_room(target->host) || is_late(fleet))
+			return target;
+		enqueue(fleet, target);
+	}
+	return NULL;
+}
+
+/* A connection that is idle makes room, too. */
+static bool
+has_room(KrFleet *fleet)
+{
+	while (!kr_dial_has_room())
+	{
+		if (!kr_spare_close_oldest())
+			return fleet->nrunning == 0;	/* then the error says so */
+	}
+	return true;
+}
+
+static void
+begin_target(KrFleet *fleet, KrFleetTarget *target)
+{
+	MemoryContext before = MemoryContextSwitchTo(target->cxt);
+
+	dlist_push_tail(&fleet->running, &target->node);
+	fleet->nrunning++;
+	if (target->phase == KR_FLEET_WAITS && is_late(fleet))
+		kr_fleet_fail_late(target, true);
+	else if (target->phase == KR_FLEET_WAITS && target->host->unknown != NULL)
+		kr_fleet_fail(target, target->host->unknown);
+	if (target->phase == KR_FLEET_WAITS)
+	{
+		INSTR_TIME_SET_CURRENT(target->start);
+		if (fleet->options.timeout_ms > 0)
+			target->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														   fleet->options.timeout_ms);
+		target->host->active++;
+		target->counted = true;
+		forget_waits(fleet);
+		kr_fleet_start(target);
+	}
+	MemoryContextSwitchTo(before);
+}
+
+static void
+begin_targets(KrFleet *fleet)
+{
+	while (fleet->nrunning < fleet->options.max_parallel)
+	{
+		KrFleetTarget *target;
+
+		if (!has_room(fleet))
+			return;
+		target = next_target(fleet);
+		if (target == NULL)
+			return;
+		begin_target(fleet, target);
+	}
+}
+
+static void
+free_target(KrFleet *fleet, KrFleetTarget *target)
+{
+	if (!target->keeps_error)
+		MemoryContextDelete(target->cxt);
+}
+
+/* ---------- waiting ---------- */
+
+static void
+reap_cancels(KrFleet *fleet)
+{
+	ListCell   *cell;
+
+	foreach(cell, fleet->cancels)
+	{
+		KrCancel   *cancel = lfirst(cell);
+
+		if (!kr_cancel_wait(cancel, 0))
+			continue;
+		fleet->cancels = foreach_delete_current(fleet->cancels, cell);
+		kr_cancel_end(cancel);
+	}
+}
+
+/* Who may go on reading: all, or the one with the largest row that is not complete. */
+static void
+pause_others(KrFleet *fleet)
+{
+	KrFleetTarget *largest = NULL;
+	int64		total = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		total += target->buffered;
+		if (largest == NULL || target->buffered > largest->buffered)
+			largest = target;
+	}
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		target->paused = total > work_mem * INT64CONST(1024) && target != largest &&
+			target->phase != KR_FLEET_CONNECTS && !target->flushing;
+	}
+}
+
+/* True where the set can stay as it is, but for what is waited for on a socket. */
+static bool
+waits_are_current(KrFleet *fleet)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	if (fleet->waits == NULL)
+		return false;
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+		uint32		events;
+
+		if (target->paused)
+		{
+			if (target->fd >= 0)
+				return false;
+			continue;
+		}
+		if (target->fd != kr_fleet_socket(target, &events) || target->events != events)
+			return false;
+		n++;
+	}
+	return n == fleet->nwaits;
+}
+
+static void
+make_waits(KrFleet *fleet)
+{
+	dlist_iter	iter;
+
+	forget_waits(fleet);
+	fleet->waits = kr_create_wait_event_set(fleet->nrunning + 2);
+	AddWaitEventToSet(fleet->waits, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(fleet->waits, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	fleet->nwaits = 0;
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		target->fd = -1;
+		if (target->paused)
+			continue;
+		target->fd = kr_fleet_socket(target, &target->events);
+		if (target->fd < 0)
+			continue;
+		AddWaitEventToSet(fleet->waits, target->events, target->fd, NULL, target);
+		fleet->nwaits++;
+	}
+}
+
+static TimestampTz
+earlier(TimestampTz a, TimestampTz b)
+{
+	return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+/* ms to wait at most; -1: for ever */
+static long
+patience(KrFleet *fleet)
+{
+	TimestampTz until = fleet->deadline;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		until = earlier(until, target->paused ? 0 : target->deadline);
+		if (target->phase == KR_FLEET_CONNECTS)
+			until = earlier(until, kr_dial_deadline(target->dial));
+		/* A socket that is none: there is something to be told at once. */
+		if (!target->paused && target->fd < 0)
+			return 0;
+	}
+	return until == 0 ? -1 : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+}
+
+static void
+hear(KrFleetTarget *target)
+{
+	MemoryContext before = MemoryContextSwitchTo(target->cxt);
+
+	kr_fleet_hear(target);
+	MemoryContextSwitchTo(before);
+}
+
+/* What nobody has read in time. */
+static void
+fail_late_ones(KrFleet *fleet)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		all = fleet->deadline != 0 && now >= fleet->deadline;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+		MemoryContext before = MemoryContextSwitchTo(target->cxt);
+
+		if (target->phase == KR_FLEET_ENDS)
+			;
+		else if (all || (target->deadline != 0 && now >= target->deadline && !target->paused))
+			kr_fleet_fail_late(target, all);
+		else if (target->phase == KR_FLEET_CONNECTS && now >= kr_dial_deadline(target->dial))
+			hear(target);
+		MemoryContextSwitchTo(before);
+	}
+}
+
+/* Time that does not count: deadlines move along with it. */
+static void
+add_time(KrFleet *fleet, TimestampTz since, bool paused_only)
+{
+	TimestampTz passed = GetCurrentTimestamp() - since;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		if (target->deadline != 0 && (target->paused || !paused_only))
+			target->deadline += passed;
+	}
+}
+
+static void
+wait_for_some(KrFleet *fleet)
+{
+	TimestampTz begun = GetCurrentTimestamp();
+	WaitEvent	events[64];
+	int			n;
+
+	pause_others(fleet);
+	if (!waits_are_current(fleet))
+		make_waits(fleet);
+	n = WaitEventSetWait(fleet->waits, patience(fleet), events, lengthof(events), PG_WAIT_EXTENSION);
+	add_time(fleet, begun, true);
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		else if (events[i].user_data != NULL)
+			hear((KrFleetTarget *) events[i].user_data);
+	}
+	fail_late_ones(fleet);
+	reap_cancels(fleet);
+}
+
+/* ---------- beginning and end ---------- */
+
+static HTAB *
+make_table(KrFleet *fleet, const char *name, Size keysize, Size entrysize)
+{
+	HASHCTL		ctl = {.keysize = keysize,.entrysize = entrysize,.hcxt = fleet->cxt};
+
+	return hash_create(name, 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+/* Let all connections go; those whose server is at work get a request to stop. */
+static void
+end_targets(KrFleet *fleet, KrCancel **cancels, int *ncancels, int *nunknown)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		*nunknown += target->phase == KR_FLEET_COMMITS;
+		cancels[*ncancels] = kr_fleet_release(target);
+		if (cancels[*ncancels] != NULL)
+			(*ncancels)++;
+	}
+	dlist_init(&fleet->running);
+}
+
+/* While memory is freed, perhaps in an abort: nothing is allocated, nothing raised. */
+static void
+end_fleet(KrFleet *fleet)
+{
+	KrCancel   *cancels[1000];
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CANCEL_TIMEOUT_MS);
+	int			ncancels = 0;
+	int			nunknown = 0;
+	ListCell   *cell;
+
+	if (fleet->ended)
+		return;
+	fleet->ended = true;
+	forget_waits(fleet);
+	end_targets(fleet, cancels, &ncancels, &nunknown);
+	foreach(cell, fleet->cancels)
+	{
+		(void) kr_cancel_wait(lfirst(cell), deadline);
+		kr_cancel_end(lfirst(cell));
+	}
+	for (int i = 0; i < ncancels; i++)
+	{
+		(void) kr_cancel_wait(cancels[i], deadline);
+		kr_cancel_end(cancels[i]);
+	}
+	if (fleet->options.kind == KR_FLEET_EXEC && !fleet->finished &&
+		(fleet->committed > 0 || nunknown > 0))
+		ereport(LOG,
+				(errmsg("a statement for a fleet was cut off: " UINT64_FORMAT " tenants had committed, and of %d it is unknown",
+						fleet->committed, nunknown)));
+}
+
+static void
+memory_goes(void *arg)
+{
+	FleetOwner *owner = arg;
+
+	end_fleet(owner->fleet);
+	MemoryContextDelete(owner->fleet->cxt);
+}
+
+/*
+ * The fleet's memory is not below its user's: children are freed before their
+ * parents' callbacks are called.
+ */
+KrFleet *
+kr_fleet_begin(MemoryContext cxt, const KrFleetOptions *options)
+{
+	FleetOwner *owner = MemoryContextAllocZero(cxt, sizeof(FleetOwner));
+	MemoryContext own = AllocSetContextCreate(TopMemoryContext, "kessel fleet",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext before;
+	KrFleet    *fleet = MemoryContextAllocZero(own, sizeof(KrFleet));
+
+	fleet->cxt = own;
+	fleet->options = *options;
+	dlist_init(&fleet->queues);
+	dlist_init(&fleet->running);
+	owner->fleet = fleet;
+	owner->callback.func = memory_goes;
+	owner->callback.arg = owner;
+	MemoryContextRegisterResetCallback(cxt, &owner->callback);
+
+	before = MemoryContextSwitchTo(own);
+	fleet->hosts = make_table(fleet, "kessel fleet hosts",
+							  sizeof(((KrFleetHost *) NULL)->key), sizeof(KrFleetHost));
+	fleet->begun = make_table(fleet, "kessel fleet tenants", sizeof(pg_uuid_t), sizeof(pg_uuid_t));
+	if (options->deadline_ms > 0)
+		fleet->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), options->deadline_ms);
+	kr_fleet_read_statement(&fleet->statement, options->sql, options->kind);
+	MemoryContextSwitchTo(before);
+	return fleet;
+}
+
+/* ---------- the user's side ---------- */
+
+bool
+kr_fleet_sends_jsonb(const KrFleet *fleet)
+{
+	return fleet->statement.as_jsonb;
+}
+
+static void
+describe(KrFleetTarget *target, KrFleetNews news, KrFleetEvent *event)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, target->start);
+	memset(event, 0, sizeof(*event));
+	event->news = news;
+	event->target = target;
+	event->tenant = target->tenant;
+	event->row = news == KR_FLEET_ROW ? target->result : NULL;
+	event->rows = target->rows;
+	event->command = target->command;
+	event->error = news == KR_FLEET_FAILED ? target->error : NULL;
+	event->ms = INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* Something that is known already; who has been heard waits for the others. */
+static bool
+take_news(KrFleet *fleet, KrFleetEvent *event)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &fleet->running)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+		KrFleetNews news = kr_fleet_advance(target);
+
+		if (news == KR_FLEET_NOTHING)
+			continue;
+		describe(target, news, event);
+		dlist_delete(&target->node);
+		if (news == KR_FLEET_ROW)
+		{
+			dlist_push_tail(&fleet->running, &target->node);
+			return true;
+		}
+		fleet->nrunning--;
+		fleet->told = target;
+		if (news == KR_FLEET_DONE && fleet->options.kind == KR_FLEET_EXEC)
+			fleet->committed++;
+		settle(fleet, target);
+		return true;
+	}
+	return false;
+}
+
+static void
+note_return(KrFleet *fleet)
+{
+	if (fleet->asked != 0)
+		add_time(fleet, fleet->asked, false);
+	if (fleet->told != NULL)
+		free_target(fleet, fleet->told);
+	fleet->told = NULL;
+}
+
+bool
+kr_fleet_next(KrFleet *fleet, KrFleetEvent *event)
+{
+	if (fleet->ended)
+		return false;
+	note_return(fleet);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		begin_targets(fleet);
+		if (take_news(fleet, event))
+		{
+			fleet->asked = GetCurrentTimestamp();
+			return true;
+		}
+		if (fleet->nrunning == 0)
+			break;
+		wait_for_some(fleet);
+	}
+	fleet->finished = true;
+	end_fleet(fleet);
+	return false;
+}
+
+bool
+kr_fleet_convert(KrFleetTarget *target, void (*run) (void *arg), void *arg)
+{
+	ErrorData  *error = kr_fleet_try(run, arg, target->cxt, true);
+
+	if (error == NULL)
+		return true;
+	kr_fleet_fail(target, error);
+	return false;
+}
