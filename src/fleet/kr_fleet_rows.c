@@ -152,7 +152,8 @@ kr_fleet_report(const ErrorData *error, const char *tenant, int elevel)
 {
 	ereport(elevel,
 			(errcode(error->sqlerrcode),
-			 errmsg_internal("%s", error->message ? error->message : ""),
+			 elevel >= ERROR ? errmsg_internal("%s", error->message) :
+			 errmsg_internal("tenant \"%s\": %s", tenant, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->hint ? errhint("%s", error->hint) : 0,
 			 errcontext("tenant \"%s\"", tenant)));

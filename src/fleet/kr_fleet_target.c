@@ -458,13 +458,16 @@ hear_error(KrFleetTarget *target)
 		fail_with(target, raise_result);
 }
 
+/* The words of a command's tag, and no other characters, whatever the server has sent. */
 static char *
-tag_of(const PGresult *result)
+tag_of(PGresult *result)
 {
-	const char *tag = PQcmdStatus(unconstify(PGresult *, result));
+	const char *tag = PQcmdStatus(result);
+	int			len = Min(strspn(tag, "ABCDEFGHIJKLMNOPQRSTUVWXYZ "), 64);
 
-	/* Its words; clean, whatever the server has sent. */
-	return pnstrdup(tag, Min(strspn(tag, "ABCDEFGHIJKLMNOPQRSTUVWXYZ "), 64));
+	while (len > 0 && tag[len - 1] == ' ')
+		len--;
+	return pnstrdup(tag, len);
 }
 
 static void
@@ -483,7 +486,7 @@ take_answer(KrFleetTarget *target)
 		fail_with(target, raise_rolled_back);
 	if (step != 'q')
 		return;
-	target->command = pchomp(tag_of(target->result));
+	target->command = tag_of(target->result);
 	if (target->statement->kind == KR_FLEET_EXEC)
 		target->rows = affected[0] ? strtoull(affected, NULL, 10) : 0;
 }

@@ -1,7 +1,8 @@
 # Run by make bench: a router table beside a postgres_fdw table and a direct
 # connection to the data source, without and with 5 ms of network between the
 # servers; memory of long scans; the cost of a tenant switch; ten tenants beside
-# 100,000; the vault beside libsodium in a C loop and beside pgcrypto.
+# 100,000; the vault beside libsodium in a C loop and beside pgcrypto; a query of
+# 200 tenant databases beside a loop of psql and 200 postgres_fdw tables.
 #
 # All ways of one question are measured in the same run, in short alternating
 # rounds; what is printed is the best round of each, which is the one least
@@ -14,7 +15,7 @@
 # KesselProxy, for the direct connection too; the app is near the infra server.
 #
 #   KR_BENCH_ROUNDS   default 3      KR_BENCH_SECONDS  of one round, default 1
-#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault'
+#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault', '^fleet'
 use strict;
 use warnings;
 
@@ -25,6 +26,7 @@ use KesselTest;
 use List::Util qw(min sum);
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes ();
 
 my $rounds  = $ENV{KR_BENCH_ROUNDS}  || 3;
 my $seconds = $ENV{KR_BENCH_SECONDS} || 1;
@@ -574,6 +576,81 @@ if (grep { wanted($_) } 'vault: open by function call', 'vault: seal by function
     compare('vault: decrypted_secrets of 100,000 rows', \&measure_values, [ $goals[1] ], @loops[ 0, 1 ],
         $pgp->("SELECT count(pgp_sym_decrypt(v, 'a password')) FROM public.pgp WHERE i <= %d"),
         [ 'vault.decrypted_secrets', { key => 'router', sql => 'SELECT count(decrypted_secret) FROM (SELECT * FROM vault.decrypted_secrets LIMIT %d) s' } ]);
+}
+
+#
+# The fleet: count(*) in 200 tenants' databases of one server. New sessions each
+# connect to all; those that stay have their connections already.
+#
+my $databases = 200;
+
+sub fleet_databases
+{
+    return if $made{fleet}++;
+    my $many = $made{fleet_cluster} = $k->data_cluster('many', conf => "max_connections = 300\n");
+    $k->data_exec($many, "CREATE TABLE accounts AS SELECT i AS id, 'account ' || i AS name FROM generate_series(1, 100) i; GRANT SELECT ON accounts TO PUBLIC; VACUUM ANALYZE");
+    $k->exec("CREATE SCHEMA fleet; CREATE EXTENSION IF NOT EXISTS postgres_fdw; ALTER ROLE admin SET kessel.max_idle_connections = $databases; GRANT USAGE ON SCHEMA fleet TO admin");
+    foreach my $i (1 .. $databases)
+    {
+        $k->data_exec($many, "CREATE DATABASE t_$i TEMPLATE $many->{db} OWNER $many->{owner}", db => 'postgres');
+        my $url = $k->url($many, db => "t_$i");
+        $k->exec("SELECT kessel.create_data_source('t_$i', '$url'); SELECT kessel.create_tenant('t-$i', data_source => 't_$i');"
+              . "CREATE SERVER t_$i FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$many->{port}', dbname 't_$i');"
+              . "CREATE USER MAPPING FOR PUBLIC SERVER t_$i OPTIONS (user '$many->{runtime}', password '$many->{password}');"
+              . "CREATE FOREIGN TABLE fleet.t_$i (id int, name text) SERVER t_$i OPTIONS (schema_name 'public', table_name 'accounts'); GRANT SELECT ON fleet.t_$i TO admin");
+    }
+    append_to_file("$scripts/loop", join '', map { "psql -XqAt -d '" . $k->url($many, db => "t_$_") . "' -c 'SELECT count(*) FROM accounts'\n" } 1 .. $databases);
+    return;
+}
+
+# Microseconds of one statement, or of the loop.
+sub measure_fleet
+{
+    my ($way) = @_;
+    my $start = Time::HiRes::time();
+    my $out = '';
+    if ($way->{loop})
+    {
+        IPC::Run::run([ 'sh', "$scripts/loop" ], '>', \$out) or die "the loop failed\n";
+        die "not all have answered\n" if $out ne "100\n" x $databases;
+        return (Time::HiRes::time() - $start) * 1e6;
+    }
+    my $s = $way->{stays} ? $way->{session} ||= $k->session(user => 'admin') : $k->session(user => 'admin');
+    $s->run($way->{sql}) if $way->{stays} && !$way->{warm}++;
+    $start = Time::HiRes::time() if $way->{stays};
+    my $r = $s->run($way->{sql});
+    my $us = (Time::HiRes::time() - $start) * 1e6;
+    die "$r->{out} $r->{err}\n" if $r->{out} ne 100 * $databases;
+    $s->quit if !$way->{stays};
+    return $us;
+}
+
+{
+    my $fleet = "SELECT sum((\"row\" ->> 'count')::int) FROM kessel.fleet_query('SELECT count(*) FROM accounts', max_parallel => 16)";
+    my $union = 'SELECT sum(count) FROM (' . join(' UNION ALL ', map { "SELECT count(*) FROM fleet.t_$_" } 1 .. $databases) . ') u';
+    my $cold = "fleet: count(*) in $databases databases, new sessions";
+    my $warm = "fleet: count(*) in $databases databases, sessions that stay";
+    my $memory = 'fleet: memory of rows of many tenants';
+    fleet_databases() if grep { wanted($_) } $cold, $warm, $memory;
+    compare($cold, \&measure_fleet, [ [ speed => 5, 'the loop' ], [ plain => 1, 'UNION ALL' ] ],
+        [ 'loop of psql', { loop => 1 } ],
+        [ 'UNION ALL of postgres_fdw tables', { key => 'plain', sql => $union } ],
+        [ 'fleet_query', { key => 'router', sql => $fleet } ]);
+    compare($warm, \&measure_fleet, [ [ speed => 5, 'the loop' ], [ plain => 1, 'UNION ALL' ] ],
+        [ 'loop of psql', { loop => 1 } ],
+        [ 'UNION ALL of postgres_fdw tables', { key => 'plain', stays => 1, sql => $union } ],
+        [ 'fleet_query', { key => 'router', stays => 1, sql => $fleet } ]);
+    if (wanted($memory))
+    {
+        line($memory);
+        foreach my $n (20, $databases)
+        {
+            my $sql = "SELECT count(*) FROM (SELECT kessel.fleet_query('SELECT * FROM accounts, generate_series(1, 100)', ARRAY(SELECT 't-' || i FROM generate_series(1, $n) i))) x";
+            my $mb = eval { peak_memory({ user => 'admin' }, "SELECT count(*) FROM (SELECT kessel.fleet_query('SELECT * FROM accounts', ARRAY(SELECT 't-' || i FROM generate_series(1, 5) i))) x", $sql) };
+            line("  $n tenants, 10,000 rows of each", defined $mb ? sprintf('%.1f MB', $mb) : failed($memory, $@));
+        }
+        diag("measured: $memory");
+    }
 }
 
 line(sprintf 'goals: %d met, %d not met', $goals{met} || 0, $goals{'not met'} || 0) if %goals;
