@@ -14,9 +14,10 @@
  *
  * Memory. Nothing is collected here: who asks for the next row gets one that has
  * arrived, and what is not asked for stays with libpq, in the sockets and at the
- * data sources. While what has arrived of rows that are not complete exceeds
- * work_mem, only the largest of them is read on, so that a hundred rows of 100 MB
- * each come one after the other. A target's own memory is that of its context,
+ * data sources. While rows that are not complete, and the room that libpq keeps
+ * for the largest row of a connection, exceed work_mem, only the target that takes
+ * most of it is read, to its end if need be: so a hundred rows of 100 MB each come
+ * one after the other. A target's own memory is that of its context,
  * which goes with it.
  *
  * Time. A target's limit counts from its beginning, without the time for which
@@ -340,7 +341,14 @@ reap_cancels(KrFleet *fleet)
 	}
 }
 
-/* Who may go on reading: all, or the one with the largest row that is not complete. */
+/* What a target's rows take in libpq. */
+static int64
+weight(const KrFleetTarget *target)
+{
+	return Max(target->buffered, target->held);
+}
+
+/* Who may go on reading: all, or only the one that takes most. */
 static void
 pause_others(KrFleet *fleet)
 {
@@ -352,8 +360,8 @@ pause_others(KrFleet *fleet)
 	{
 		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
 
-		total += target->buffered;
-		if (largest == NULL || target->buffered > largest->buffered)
+		total += weight(target);
+		if (largest == NULL || weight(target) > weight(largest))
 			largest = target;
 	}
 	dlist_foreach(iter, &fleet->running)
@@ -444,13 +452,14 @@ patience(KrFleet *fleet)
 	return until == 0 ? -1 : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 }
 
-static void
+static bool
 hear(KrFleetTarget *target)
 {
 	MemoryContext before = MemoryContextSwitchTo(target->cxt);
+	bool		much = kr_fleet_hear(target);
 
-	kr_fleet_hear(target);
 	MemoryContextSwitchTo(before);
+	return much;
 }
 
 /* What nobody has read in time. */
@@ -471,7 +480,7 @@ fail_late_ones(KrFleet *fleet)
 		else if (all || (target->deadline != 0 && now >= target->deadline && !target->paused))
 			kr_fleet_fail_late(target, all);
 		else if (target->phase == KR_FLEET_CONNECTS && now >= kr_dial_deadline(target->dial))
-			hear(target);
+			(void) hear(target);
 		MemoryContextSwitchTo(before);
 	}
 }
@@ -511,8 +520,8 @@ wait_for_some(KrFleet *fleet)
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}
-		else if (events[i].user_data != NULL)
-			hear((KrFleetTarget *) events[i].user_data);
+		else if (events[i].user_data != NULL && hear((KrFleetTarget *) events[i].user_data))
+			break;				/* the others' turn comes again */
 	}
 	fail_late_ones(fleet);
 	reap_cancels(fleet);

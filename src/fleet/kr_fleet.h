@@ -151,13 +151,15 @@ struct KrFleetTarget
 	bool		was_spare;
 	bool		heard;			/* the connection has answered something */
 	bool		settled;		/* it has ended what it did, with an error */
-	bool		large;			/* it has had a row that libpq keeps the memory of */
+	bool		spoiled;		/* of no more use when it is done */
 	char		steps[KR_FLEET_MAX_STEPS];	/* what is to be answered, see kr_fleet_target.c */
 	int			step;
 	bool		begun;			/* to read the step's answer */
 	bool		answered;		/* but for the end of it */
 	bool		flushing;
 	int64		buffered;		/* bytes that have come since the last result, roughly */
+	int			heard_times;	/* since then */
+	int64		held;			/* of the largest row, which libpq keeps room for */
 	PGresult   *result;
 	uint64		rows;
 	const char *command;
@@ -176,8 +178,8 @@ extern void kr_fleet_host_key(const KrSource *source, char *key, Size size);
 /* Take a spare connection and send, or begin to connect. */
 extern void kr_fleet_start(KrFleetTarget *target);
 
-/* Its file descriptor is ready. */
-extern void kr_fleet_hear(KrFleetTarget *target);
+/* Its file descriptor is ready. True where much has come, so that memory is to be looked at. */
+extern bool kr_fleet_hear(KrFleetTarget *target);
 
 /* What it has to tell without waiting. */
 extern KrFleetNews kr_fleet_advance(KrFleetTarget *target);

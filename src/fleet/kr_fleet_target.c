@@ -35,8 +35,11 @@
 #include "kr_fleet.h"
 #include "kr_guc.h"
 
-/* libpq never gives back the memory of such a row. */
+/* libpq never gives back the memory of a row while the connection lives. */
 #define LARGE_ROW (1024 * 1024)
+
+/* What libpq's input buffer has at first. */
+#define LIBPQ_BUFFER (16 * 1024)
 
 /* ---------- route ---------- */
 
@@ -400,24 +403,6 @@ kr_fleet_socket(KrFleetTarget *target, uint32 *events)
 	return PQsocket(target->pg);
 }
 
-void
-kr_fleet_hear(KrFleetTarget *target)
-{
-	int			available = 0;
-
-	if (target->phase == KR_FLEET_CONNECTS)
-	{
-		dial(target);
-		return;
-	}
-	if (ioctl(PQsocket(target->pg), FIONREAD, &available) == 0)
-		target->buffered += available;
-	if (target->flushing)
-		flush(target);
-	/* If it fails, PQgetResult() tells why. */
-	(void) PQconsumeInput(target->pg);
-}
-
 /* ---------- reading ---------- */
 
 static bool
@@ -508,8 +493,8 @@ take_end(KrFleetTarget *target)
 	}
 	if (status != PQTRANS_IDLE)
 	{
-		/* It is committed, or was only read: the connection is of no more use. */
-		target->large = true;
+		/* It is committed, or was only read. */
+		target->spoiled = true;
 	}
 	target->phase = KR_FLEET_ENDS;
 	return KR_FLEET_DONE;
@@ -530,6 +515,7 @@ take_result(KrFleetTarget *target)
 		return KR_FLEET_NOTHING;
 	}
 	target->buffered = 0;
+	target->heard_times = 0;
 	switch (PQresultStatus(target->result))
 	{
 		case PGRES_SINGLE_TUPLE:
@@ -540,7 +526,7 @@ take_result(KrFleetTarget *target)
 			{
 				target->rows++;
 				if (PQresultMemorySize(target->result) > LARGE_ROW)
-					target->large = true;
+					target->held = Max(target->held, (int64) PQresultMemorySize(target->result));
 				return KR_FLEET_ROW;
 			}
 			break;
@@ -580,6 +566,36 @@ can_read(KrFleetTarget *target)
 		(void) PQsetSingleRowMode(target->pg);
 	target->begun = true;
 	return PQstatus(target->pg) == CONNECTION_BAD || !PQisBusy(target->pg);
+}
+
+/*
+ * libpq reads what has come, at first 16 kB of it and then, if that was the
+ * beginning of a larger row, for as long as something comes. How much that was
+ * nobody tells. So a row that is not complete after the second time counts as more
+ * than there is room for: then nobody else is read, while what comes for others
+ * waits in the kernel.
+ */
+bool
+kr_fleet_hear(KrFleetTarget *target)
+{
+	int			available = 0;
+
+	if (target->phase == KR_FLEET_CONNECTS)
+	{
+		dial(target);
+		return false;
+	}
+	(void) ioctl(PQsocket(target->pg), FIONREAD, &available);
+	target->buffered += available;
+	target->heard_times++;
+	if (target->flushing)
+		flush(target);
+	/* If it fails, PQgetResult() tells why. */
+	(void) PQconsumeInput(target->pg);
+	if (target->heard_times < 2 || target->buffered < LIBPQ_BUFFER || can_read(target))
+		return false;
+	target->buffered = Max(target->buffered, work_mem * INT64CONST(1024) + 1);
+	return true;
 }
 
 KrFleetNews
@@ -623,7 +639,7 @@ kr_fleet_release(KrFleetTarget *target)
 	if (target->pg == NULL)
 		return NULL;
 
-	if (target->phase == KR_FLEET_ENDS && target->error == NULL && !target->large &&
+	if (target->phase == KR_FLEET_ENDS && target->error == NULL && !target->spoiled && target->held == 0 &&
 		target->statement->unconfined == NULL)
 		kr_spare_put(target->pg, target->route->source);
 	else

@@ -58,7 +58,7 @@ kr_dial_needs_look_up(const KrSource *source)
 static void
 begin_connecting(KrDial *dial, const pg_uuid_t *secret_id)
 {
-	dial->pg = kr_remote_start(dial->source, "runtime", secret_id);
+	dial->pg = kr_remote_start(dial->source, "runtime", secret_id, "route");
 	dial->status = PGRES_POLLING_WRITING;
 }
 

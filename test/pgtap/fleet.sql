@@ -7,7 +7,7 @@ SELECT has_function('kessel', name, 'there is ' || name) FROM unnest(ARRAY['flee
 SELECT is(pg_get_function_result('kessel.fleet_query'::regproc), 'TABLE(tenant text, ok boolean, "row" jsonb, error jsonb, ms double precision)', 'columns of fleet_query');
 SELECT is(pg_get_function_result('kessel.fleet_exec'::regproc), 'TABLE(tenant text, ok boolean, command text, rows bigint, error jsonb, ms double precision)', 'columns of fleet_exec');
 SELECT is(pg_get_function_result('kessel.fleet_rows'::regproc), 'SETOF record', 'fleet_rows has those of its caller');
-SELECT is(proparallel || provolatile::text, 'uv', 'never in a parallel worker: ' || proname) FROM pg_proc WHERE oid IN ('kessel.fleet_query'::regproc, 'kessel.fleet_exec'::regproc, 'kessel.fleet_rows'::regproc) ORDER BY proname;
+SELECT is(proparallel::text || provolatile::text, 'uv', 'never in a parallel worker: ' || proname) FROM pg_proc WHERE oid IN ('kessel.fleet_query'::regproc, 'kessel.fleet_exec'::regproc, 'kessel.fleet_rows'::regproc) ORDER BY proname;
 SELECT ok(obj_description(p, 'pg_proc') ~ 'kessel_service, kessel_admin$', p || ' says for whom it is') FROM unnest(ARRAY['kessel.fleet_query'::regproc, 'kessel.fleet_exec', 'kessel.fleet_rows']) p;
 SELECT ok(has_function_privilege('kessel_admin', p::oid, 'EXECUTE') AND has_function_privilege('kessel_service', p::oid, 'EXECUTE') AND NOT has_function_privilege('kessel_user', p::oid, 'EXECUTE'), p || ' is for kessel_admin and kessel_service')
 FROM unnest(ARRAY['kessel.fleet_query'::regproc, 'kessel.fleet_exec', 'kessel.fleet_rows']) p;

@@ -328,7 +328,8 @@ tenant("big-$_", $one->{port}) foreach 1 .. 8;
     $fresh->run(sprintf $sql, 20_000_000, 'big-1');
     my $before = peak($fresh);
     ok_run($fresh->run(sprintf $sql, 20_000_000, join ',', map { "big-$_" } 1 .. 8), 8 * 20_000_000, 'eight rows of 20 MB at once');
-    cmp_ok(peak($fresh) - $before, '<', 60, 'are not in memory at the same time') or diag(peak($fresh) - $before);
+    # malloc() may keep what libpq has given back; all at once take twice as much.
+    cmp_ok(peak($fresh) - $before, '<', 90, 'are not in memory at the same time') or diag(peak($fresh) - $before);
     $fresh->run("SELECT count(*) FROM (SELECT kessel.fleet_query('SELECT * FROM wide', '{big-1}')) x");
     $before = peak($fresh);
     ok_run($fresh->run("SELECT count(*) FROM (SELECT kessel.fleet_query('SELECT * FROM wide', ARRAY(SELECT 'big-' || i FROM generate_series(1, 8) i))) x"), 320_000, '320 MB of rows');
@@ -340,21 +341,20 @@ tenant("big-$_", $one->{port}) foreach 1 .. 8;
 # Few connections to a host, few files in the session
 #
 {
-    $k->exec("ALTER SYSTEM SET kessel.fleet_connections_per_host = 2; SELECT pg_reload_conf()");
+    $k->exec('ALTER ROLE admin SET kessel.fleet_connections_per_host = 2; ALTER ROLE admin SET kessel.max_idle_connections = 0');
     my $fresh = $k->session(user => 'admin');
-    $fresh->run('SET kessel.max_idle_connections = 0');
     $fresh->start("SELECT count(*) FROM kessel.fleet_query('SELECT count(*) FROM wide a, generate_series(1, 40) WHERE a.filler <> ''''', ARRAY(SELECT 'big-' || i FROM generate_series(1, 8) i))");
     my $most = 0;
     until ($fresh->{out} =~ /kr-end/)
     {
-        my $n = $k->data_exec($one, "SELECT count(*) FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND query ~ 'generate_series'");
+        my $n = $k->data_exec($one, "SELECT count(*) FROM pg_stat_activity WHERE usename = '$one->{runtime}' AND state = 'active' AND backend_type = 'client backend' AND query ~ 'generate_series'");
         $most = $n if $n > $most;
         $fresh->{run}->pump_nb;
     }
     ok_run($fresh->finish, 8, 'all eight');
-    cmp_ok($most, '<=', 2 + 1, 'two at a time');
+    is($most, 2, 'two at a time');
     $fresh->quit;
-    $k->exec("ALTER SYSTEM RESET kessel.fleet_connections_per_host; SELECT pg_reload_conf()");
+    $k->exec('ALTER ROLE admin RESET kessel.fleet_connections_per_host; ALTER ROLE admin RESET kessel.max_idle_connections');
 }
 
 #
