@@ -59,6 +59,7 @@ static const char *const telling[] = {
 	"pg_lock",
 	"pg_replication",
 	"pg_logical",
+	"pg_sequences",
 	"pg_settings",
 };
 
