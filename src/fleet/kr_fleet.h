@@ -158,7 +158,6 @@ struct KrFleetTarget
 	bool		answered;		/* but for the end of it */
 	bool		flushing;
 	int64		buffered;		/* bytes that have come since the last result, roughly */
-	int			heard_times;	/* since then */
 	int64		held;			/* of the largest row, which libpq keeps room for */
 	PGresult   *result;
 	uint64		rows;
@@ -178,7 +177,7 @@ extern void kr_fleet_host_key(const KrSource *source, char *key, Size size);
 /* Take a spare connection and send, or begin to connect. */
 extern void kr_fleet_start(KrFleetTarget *target);
 
-/* Its file descriptor is ready. True where much has come, so that memory is to be looked at. */
+/* Its file descriptor is ready. True where a row may have come: it is to be delivered first. */
 extern bool kr_fleet_hear(KrFleetTarget *target);
 
 /* What it has to tell without waiting. */

@@ -515,7 +515,6 @@ take_result(KrFleetTarget *target)
 		return KR_FLEET_NOTHING;
 	}
 	target->buffered = 0;
-	target->heard_times = 0;
 	switch (PQresultStatus(target->result))
 	{
 		case PGRES_SINGLE_TUPLE:
@@ -569,33 +568,33 @@ can_read(KrFleetTarget *target)
 }
 
 /*
- * libpq reads what has come, at first 16 kB of it and then, if that was the
- * beginning of a larger row, for as long as something comes. How much that was
- * nobody tells. So a row that is not complete after the second time counts as more
- * than there is room for: then nobody else is read, while what comes for others
+ * libpq reads what has come, 16 kB of it or, within a larger row, for as long as
+ * something comes. How much that was nobody tells. So what may have been a row is
+ * delivered before anybody else is heard; and one that is not complete then counts
+ * as more than there is room for: nobody else is read, and what comes for others
  * waits in the kernel.
  */
 bool
 kr_fleet_hear(KrFleetTarget *target)
 {
 	int			available = 0;
+	bool		is_row;
 
 	if (target->phase == KR_FLEET_CONNECTS)
 	{
 		dial(target);
 		return false;
 	}
+	is_row = target->steps[target->step] == 'q';
 	(void) ioctl(PQsocket(target->pg), FIONREAD, &available);
 	target->buffered += available;
-	target->heard_times++;
 	if (target->flushing)
 		flush(target);
 	/* If it fails, PQgetResult() tells why. */
 	(void) PQconsumeInput(target->pg);
-	if (target->heard_times < 2 || target->buffered < LIBPQ_BUFFER || can_read(target))
-		return false;
-	target->buffered = Max(target->buffered, work_mem * INT64CONST(1024) + 1);
-	return true;
+	if (is_row && target->buffered >= LIBPQ_BUFFER && !can_read(target))
+		target->buffered = Max(target->buffered, work_mem * INT64CONST(1024) + 1);
+	return is_row;
 }
 
 KrFleetNews
