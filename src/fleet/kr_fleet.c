@@ -69,6 +69,7 @@ struct KrFleet
 	int			nwaits;
 	List	   *cancels;		/* malloc'ed, under way */
 
+	uint64		turns;
 	uint64		committed;
 	bool		finished;		/* all was told */
 	bool		ended;
@@ -452,14 +453,36 @@ patience(KrFleet *fleet)
 	return until == 0 ? -1 : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 }
 
-static bool
+static void
 hear(KrFleetTarget *target)
 {
 	MemoryContext before = MemoryContextSwitchTo(target->cxt);
-	bool		much = kr_fleet_hear(target);
 
+	kr_fleet_hear(target);
 	MemoryContextSwitchTo(before);
-	return much;
+}
+
+/* All but those who have rows; of them, who has waited longest for a turn. */
+static void
+hear_some(KrFleet *fleet, const WaitEvent *events, int nevents)
+{
+	KrFleetTarget *next = NULL;
+
+	for (int i = 0; i < nevents; i++)
+	{
+		KrFleetTarget *target = events[i].user_data;
+
+		if (target == NULL)
+			continue;
+		if (!kr_fleet_awaits_row(target))
+			hear(target);
+		else if (next == NULL || target->heard_at < next->heard_at)
+			next = target;
+	}
+	if (next == NULL)
+		return;
+	next->heard_at = ++fleet->turns;
+	hear(next);
 }
 
 /* What nobody has read in time. */
@@ -480,7 +503,7 @@ fail_late_ones(KrFleet *fleet)
 		else if (all || (target->deadline != 0 && now >= target->deadline && !target->paused))
 			kr_fleet_fail_late(target, all);
 		else if (target->phase == KR_FLEET_CONNECTS && now >= kr_dial_deadline(target->dial))
-			(void) hear(target);
+			hear(target);
 		MemoryContextSwitchTo(before);
 	}
 }
@@ -505,7 +528,7 @@ static void
 wait_for_some(KrFleet *fleet)
 {
 	TimestampTz begun = GetCurrentTimestamp();
-	WaitEvent	events[64];
+	WaitEvent	events[1002];
 	int			n;
 
 	pause_others(fleet);
@@ -520,9 +543,8 @@ wait_for_some(KrFleet *fleet)
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}
-		else if (events[i].user_data != NULL && hear((KrFleetTarget *) events[i].user_data))
-			break;				/* the others' turn comes again */
 	}
+	hear_some(fleet, events, n);
 	fail_late_ones(fleet);
 	reap_cancels(fleet);
 }

@@ -168,6 +168,7 @@ struct KrFleetTarget
 	int			fd;				/* in the wait event set; -1: not */
 	uint32		events;
 	bool		paused;
+	uint64		heard_at;		/* its last turn */
 };
 
 /* What was asked for by name; raises KR002, KR003, KR005, KR008, 42501 and so on. */
@@ -177,8 +178,11 @@ extern void kr_fleet_host_key(const KrSource *source, char *key, Size size);
 /* Take a spare connection and send, or begin to connect. */
 extern void kr_fleet_start(KrFleetTarget *target);
 
-/* Its file descriptor is ready. True where a row may have come: it is to be delivered first. */
-extern bool kr_fleet_hear(KrFleetTarget *target);
+/* Its file descriptor is ready. */
+extern void kr_fleet_hear(KrFleetTarget *target);
+
+/* What comes next may be a row, which is to be delivered before anybody else is heard. */
+extern bool kr_fleet_awaits_row(const KrFleetTarget *target);
 
 /* What it has to tell without waiting. */
 extern KrFleetNews kr_fleet_advance(KrFleetTarget *target);

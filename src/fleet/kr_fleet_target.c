@@ -567,6 +567,12 @@ can_read(KrFleetTarget *target)
 	return PQstatus(target->pg) == CONNECTION_BAD || !PQisBusy(target->pg);
 }
 
+bool
+kr_fleet_awaits_row(const KrFleetTarget *target)
+{
+	return target->phase == KR_FLEET_RUNS && target->steps[target->step] == 'q';
+}
+
 /*
  * libpq reads what has come, 16 kB of it or, within a larger row, for as long as
  * something comes. How much that was nobody tells. So what may have been a row is
@@ -574,7 +580,7 @@ can_read(KrFleetTarget *target)
  * as more than there is room for: nobody else is read, and what comes for others
  * waits in the kernel.
  */
-bool
+void
 kr_fleet_hear(KrFleetTarget *target)
 {
 	int			available = 0;
@@ -583,9 +589,9 @@ kr_fleet_hear(KrFleetTarget *target)
 	if (target->phase == KR_FLEET_CONNECTS)
 	{
 		dial(target);
-		return false;
+		return;
 	}
-	is_row = target->steps[target->step] == 'q';
+	is_row = kr_fleet_awaits_row(target);
 	(void) ioctl(PQsocket(target->pg), FIONREAD, &available);
 	target->buffered += available;
 	if (target->flushing)
@@ -594,7 +600,6 @@ kr_fleet_hear(KrFleetTarget *target)
 	(void) PQconsumeInput(target->pg);
 	if (is_row && target->buffered >= LIBPQ_BUFFER && !can_read(target))
 		target->buffered = Max(target->buffered, work_mem * INT64CONST(1024) + 1);
-	return is_row;
 }
 
 KrFleetNews
