@@ -89,6 +89,8 @@ my %plain = map { $_ => 1 } (
     map({ "kessel.$_" } qw(activate_member add_member create_tenant deactivate_member disconnect drop_credential drop_data_source drop_tenant
         import_tables install_agent remove_member rename_tenant resume_tenant rotate_credential set_default_data_source suspend_tenant
         test_data_source use_tenant)),
+    # statements for tenants, which are logged as any statement is
+    map({ "kessel.$_" } qw(fleet_exec fleet_query fleet_rows)),
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
     # names and ids of secrets, tenants and roles; conditions; files
