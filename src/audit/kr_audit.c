@@ -33,6 +33,7 @@ static KrAuditRecord groups[GROUPS];
 static bool flush_is_due = false;	/* a callback of MessageContext is set */
 static MemoryContextCallback flush_callback;
 
+static void flush(void);
 static void start_record(KrAuditRecord *record, const KrAuditEvent *event);
 static void add_secret(KrAuditRecord *record, const KrAuditEvent *event);
 static bool belongs_to(const KrAuditRecord *record, const KrAuditEvent *event);
@@ -55,7 +56,7 @@ kr_audit_record(const KrAuditEvent *event)
 {
 	KrAuditRecord record;
 
-	kr_audit_flush();
+	flush();
 	start_record(&record, event);
 	write_record(&record);
 }
@@ -78,7 +79,7 @@ kr_audit_gather(const KrAuditEvent *event)
 	{
 		if (unused == NULL)
 		{
-			kr_audit_flush();
+			flush();
 			unused = &groups[0];
 		}
 		start_record(unused, event);
@@ -100,8 +101,8 @@ kr_audit_gather(const KrAuditEvent *event)
 	}
 }
 
-void
-kr_audit_flush(void)
+static void
+flush(void)
 {
 	for (int i = 0; i < GROUPS; i++)
 		write_group(&groups[i]);
@@ -111,14 +112,14 @@ static void
 at_end_of_message(void *arg)
 {
 	flush_is_due = false;
-	kr_audit_flush();
+	flush();
 }
 
 /* Whatever the event: before a commit as well, where writing can still wait. */
 static void
 at_end_of_xact(XactEvent event, void *arg)
 {
-	kr_audit_flush();
+	flush();
 }
 
 static void

@@ -53,9 +53,6 @@ extern void kr_audit_record(const KrAuditEvent *event);
  */
 extern void kr_audit_gather(const KrAuditEvent *event);
 
-/* Write what has been gathered. */
-extern void kr_audit_flush(void);
-
 /*
  * Who tells which user the session speaks for: false where it does not know.
  * It must not throw. Set once, by a module above this one.

@@ -193,12 +193,6 @@ make_ring(void)
 }
 
 bool
-kr_ring_is_there(void)
-{
-	return ring != NULL;
-}
-
-bool
 kr_ring_put(const KrAuditRecord *record)
 {
 	Queue	   *queue;

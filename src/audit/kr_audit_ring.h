@@ -23,8 +23,6 @@ typedef struct KrRingStatus
 /* From _PG_init: asks for shared memory where the library is preloaded. */
 extern void kr_ring_init(void);
 
-extern bool kr_ring_is_there(void);
-
 /* For backends: never waits for room. False where nothing stores records. */
 extern bool kr_ring_put(const KrAuditRecord *record);
 

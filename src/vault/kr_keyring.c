@@ -233,20 +233,6 @@ kr_keyring_box_open(const KrDataKey *key, const unsigned char *sealed, size_t le
 }
 
 KrKeyCheck
-kr_keyring_check(const KrDataKey *key)
-{
-	KrKeyCheck	result;
-
-	if (!kr_keyring_has(key->root_key_id))
-		return KR_KEY_NO_ROOT_KEY;
-
-	open_page();
-	result = check(key);
-	close_page();
-	return result;
-}
-
-KrKeyCheck
 kr_keyring_rewrap(KrDataKey *key)
 {
 	KrKeyCheck	result;

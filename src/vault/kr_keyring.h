@@ -105,12 +105,9 @@ extern bool kr_keyring_box_public(const KrDataKey *key, unsigned char *public_ke
 extern bool kr_keyring_box_open(const KrDataKey *key, const unsigned char *sealed,
 								size_t len, unsigned char *out);
 
-/* Also compares the fingerprint, where key has one. */
-extern KrKeyCheck kr_keyring_check(const KrDataKey *key);
-
 /*
  * Wrap it by the primary root key, with a new nonce. What does not pass the
- * check stays as it is.
+ * check, its fingerprint's included, stays as it is.
  */
 extern KrKeyCheck kr_keyring_rewrap(KrDataKey *key);
 
