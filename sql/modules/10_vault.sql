@@ -2,7 +2,8 @@
 -- versions, and who may use or read which.
 --
 -- Rows are written by C only, sealed before they reach a table; C works as
--- their owner. kessel_admin may look at sealed secrets, nobody may write.
+-- their owner. kessel_admin may look at sealed secrets and delete them, nobody
+-- else may write.
 
 CREATE TABLE vault.keys (
     id          uuid PRIMARY KEY,

@@ -44,7 +44,7 @@ COMMENT ON FUNCTION vault.reveal(uuid, integer) IS
 
 CREATE FUNCTION vault.reveal(secret_name text) RETURNS text
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_vault_sql_reveal_name';
-COMMENT ON FUNCTION vault.reveal(text) IS 'The plaintext of the secret with this name or id; else as vault.reveal(uuid, integer). NULL for NULL.';
+COMMENT ON FUNCTION vault.reveal(text) IS 'The plaintext of the secret with this name or id; else as vault.reveal(uuid, integer), but 02000 only for who may read all secrets: others get 42501 for what is not there, too. NULL for NULL.';
 
 -- STABLE, so that a query that does not ask for the plaintext opens nothing.
 CREATE FUNCTION vault._open(

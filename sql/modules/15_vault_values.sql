@@ -44,7 +44,7 @@ LANGUAGE c STABLE PARALLEL RESTRICTED COST 100 AS 'MODULE_PATHNAME', 'kr_columns
 REVOKE ALL ON FUNCTION vault.import_aes_gcm(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION vault.import_aes_gcm(text, text) TO kessel_user, kessel_service, kessel_admin;
 COMMENT ON FUNCTION vault.import_aes_gcm(text, text) IS
-'Opens a value that an app has encrypted with AES-256-GCM. value: iv:authTag:ciphertext, all three in hexadecimal (of one case) or all three in standard base64 with padding; iv of 12 or 16 bytes, tag of 16 bytes, up to 64 MB; NULL gives NULL. key_secret: name or id of the secret that holds the key as 64 hexadecimal digits; the caller needs the privilege use on it. It is opened once a statement. Errors: 22P02 not of this form, KR011 altered or written under another key, 22021 not text, 22023 the secret is no such key, 02000 no such secret, 42501 no privilege, 22004 key_secret is NULL, KR010, KR012. For kessel_user, kessel_service, kessel_admin.';
+'Opens a value that an app has encrypted with AES-256-GCM. value: iv:authTag:ciphertext, all three in hexadecimal (of one case) or all three in standard base64 with padding; iv of 12 or 16 bytes, tag of 16 bytes, up to 64 MB; NULL gives NULL. key_secret: name or id of the secret that holds the key as 64 hexadecimal digits; the caller needs the privilege use on it. It is opened once a statement. Errors: 22P02 not of this form, KR011 altered or written under another key, 22021 not text, 22023 the secret is no such key, 02000 no such secret (for who may use all), 42501 no privilege, or no such secret, 22004 key_secret is NULL, KR010, KR012. For kessel_user, kessel_service, kessel_admin.';
 
 CREATE FUNCTION vault.encrypt_aes_gcm(
     value      text,

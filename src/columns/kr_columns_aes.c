@@ -318,8 +318,7 @@ open_key(text *key_secret, unsigned char *key)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("key_secret is the name or id of a secret, not the key itself"),
 				 errhint("Store the key with vault.create_secret() and name it here.")));
-	kr_vault_require(name, &id);
-	kr_vault_demand(GetUserId(), &id, KR_PRIVILEGE_USE, "import", NULL);
+	kr_vault_require(name, GetUserId(), KR_PRIVILEGE_USE, "import", &id);
 
 	secret = kr_vault_open(&id, "import", GetUserId());
 	sodium_mprotect_readwrite(keys);

@@ -147,19 +147,32 @@ kr_vault_find(const char *name_or_id, pg_uuid_t *secret_id, int32 *version)
 	return found;
 }
 
+/*
+ * Whoever does not have the privilege on a secret is not told whether there is
+ * one: what is not there is refused to all but who have it on all.
+ */
 void
-kr_vault_require(const char *name_or_id, pg_uuid_t *secret_id)
+kr_vault_require(const char *name_or_id, Oid role, KrPrivilege privilege,
+				 const char *purpose, pg_uuid_t *secret_id)
 {
+	static const pg_uuid_t none = {0};
+	const char *what = psprintf("secret \"%s\"", name_or_id);
 	int32		version;
 	KrAuditEvent event = {
 		.action = "open",
+		.purpose = purpose,
 		.sqlerrcode = ERRCODE_NO_DATA,
 		.reason = "no such secret"
 	};
 
 	if (kr_vault_find(name_or_id, secret_id, &version))
+	{
+		kr_vault_demand(role, secret_id, privilege, purpose, what);
 		return;
+	}
 	/* What was asked for is not recorded: it may be anything, a secret, too. */
+	if (!kr_vault_may(role, &none, privilege))
+		kr_vault_demand(role, NULL, privilege, purpose, what);
 	kr_audit_record(&event);
 	raise_no_secret(psprintf("\"%s\"", name_or_id));
 }

@@ -54,18 +54,24 @@ extern void kr_vault_store(pg_uuid_t *secret_id, const char *value, size_t len,
 /* The secret with this id or name and its newest version; false: there is none. */
 extern bool kr_vault_find(const char *name_or_id, pg_uuid_t *secret_id, int32 *version);
 
-/* The same, or error 02000. */
-extern void kr_vault_require(const char *name_or_id, pg_uuid_t *secret_id);
-
 /*
  * Does the role have the privilege on the secret? Superusers and the owner of
  * the vault's tables always have. The answer is cached until a grant or a role
  * changes. kr_vault_demand() raises 42501 where it has not, and records that;
- * what tells what the secret is for people, NULL: its id.
+ * what tells people what the secret is, NULL: its id; secret_id may be NULL for
+ * one that is not there, which nobody has.
  */
 extern bool kr_vault_may(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege);
 extern void kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
 							const char *purpose, const char *what);
+
+/*
+ * The secret with this id or name, if the role has the privilege on it. Errors:
+ * 42501 it has not, or there is none, which look the same;
+ * 02000 there is none, for who has the privilege on all.
+ */
+extern void kr_vault_require(const char *name_or_id, Oid role, KrPrivilege privilege,
+							 const char *purpose, pg_uuid_t *secret_id);
 
 /* role_name is a role's name or "public". */
 extern void kr_vault_grant(const pg_uuid_t *secret_id, const char *role_name,

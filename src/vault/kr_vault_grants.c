@@ -107,7 +107,7 @@ kr_vault_demand(Oid role, const pg_uuid_t *secret_id, KrPrivilege privilege,
 		.reason = privilege == KR_PRIVILEGE_USE ? "no privilege use" : "no privilege reveal"
 	};
 
-	if (kr_vault_may(role, secret_id, privilege))
+	if (secret_id != NULL && kr_vault_may(role, secret_id, privilege))
 		return;
 	kr_audit_record(&event);
 

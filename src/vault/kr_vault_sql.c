@@ -45,7 +45,7 @@ typedef struct SecretArg
 static bool is_sealed(HeapTuple tuple, TupleDesc desc);
 static SecretArg get_secret_arg(FunctionCallInfo fcinfo, int number);
 static void wipe_secret_arg(SecretArg arg);
-static Datum reveal(const pg_uuid_t *id, int32 version, const char *what);
+static Datum reveal(const pg_uuid_t *id, int32 version);
 static void require_id(FunctionCallInfo fcinfo);
 static bool get_row_args(FunctionCallInfo fcinfo, KrSecretRow *row);
 static void get_change_args(FunctionCallInfo fcinfo, SecretArg secret, int name,
@@ -147,25 +147,19 @@ Datum
 kr_vault_sql_reveal(PG_FUNCTION_ARGS)
 {
 	require_id(fcinfo);
-	return reveal(PG_GETARG_UUID_P(0), PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1), NULL);
+	kr_vault_demand(GetUserId(), PG_GETARG_UUID_P(0), KR_PRIVILEGE_REVEAL, "reveal", NULL);
+	return reveal(PG_GETARG_UUID_P(0), PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1));
 }
 
 /* vault.reveal(secret_name) */
 Datum
 kr_vault_sql_reveal_name(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	pg_uuid_t	id = {0};
-	int32		version;
+	pg_uuid_t	id;
 
-	/*
-	 * Whoever may not read a secret is not told whether there is one of this
-	 * name: an id that nobody has is refused to all but who may read all.
-	 */
-	if (kr_vault_find(name, &id, &version) || !kr_vault_may(GetUserId(), &id, KR_PRIVILEGE_REVEAL))
-		return reveal(&id, 0, psprintf("secret \"%s\"", name));
-	kr_vault_require(name, &id);
-	PG_RETURN_NULL();			/* not reached */
+	kr_vault_require(text_to_cstring(PG_GETARG_TEXT_PP(0)), GetUserId(),
+					 KR_PRIVILEGE_REVEAL, "reveal", &id);
+	return reveal(&id, 0);
 }
 
 /*
@@ -293,13 +287,13 @@ wipe_secret_arg(SecretArg arg)
 	pfree(arg.text);
 }
 
+/* The privilege has been asked for. */
 static Datum
-reveal(const pg_uuid_t *id, int32 version, const char *what)
+reveal(const pg_uuid_t *id, int32 version)
 {
 	KrSecret   *secret;
 	text	   *result;
 
-	kr_vault_demand(GetUserId(), id, KR_PRIVILEGE_REVEAL, "reveal", what);
 	/* what is done with it may fail and quote it */
 	kr_error_hide_statement(NULL);
 	secret = kr_vault_open_version(id, version, "reveal", GetUserId());

@@ -171,6 +171,10 @@ SELECT st.refused($$SELECT vault.reveal('h')$$, '42501', 'who has no grant may n
 SELECT is((SELECT count(*) FROM vault.decrypted_secrets), 0::bigint, 'and sees none');
 SELECT is(vault_message, 'permission denied to reveal secret "no such name" (reveal)', 'nor learn whether a name is taken')
   FROM (SELECT st.message($$SELECT vault.reveal('no such name')$$) AS vault_message) m;
+SELECT is(st.message($$SELECT vault.import_aes_gcm(repeat('0', 24) || ':' || repeat('0', 32) || ':', 'no such name')$$),
+          'permission denied to use secret "no such name" (import)', 'nor by the name of a key');
+SELECT is(st.message($$SELECT vault.import_aes_gcm(repeat('0', 24) || ':' || repeat('0', 32) || ':', 'h')$$),
+          'permission denied to use secret "h" (import)', 'as one that is there');
 SELECT is(st.message($$SELECT vault.reveal('h')$$), 'permission denied to reveal secret "h" (reveal)', 'as one that is taken');
 SELECT st.refused($$SELECT vault.grant_secret(gen_random_uuid(), 'st_app', 'use')$$, '42501', 'nor grant');
 SELECT st.refused($$SELECT * FROM vault.secrets$$, '42501', 'nor look at what is sealed');
