@@ -23,12 +23,13 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN '1';
 REVOKE ALL ON FUNCTION kessel._agent_version() FROM PUBLIC;
 
--- Run as the source's owner, in one transaction; running it again changes
--- nothing or brings an older agent up to date. Who may call it is granted by
--- install_agent(), which knows the runtime role.
-CREATE FUNCTION kessel._agent_script() RETURNS text
+-- What was migrated in a data source, recorded there: the truth, which what the
+-- infra database knows follows. Part of the agent; a source without an agent gets
+-- it alone when it is migrated first. Run as the source's owner, in one
+-- transaction; running it again changes nothing.
+CREATE FUNCTION kessel._migrations_script() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-RETURN pg_catalog.replace($script$
+RETURN $script$
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL client_min_messages = warning;
 
@@ -44,8 +45,34 @@ BEGIN
     END IF;
 END
 $$;
-
 CREATE SCHEMA IF NOT EXISTS kessel_agent;
+
+CREATE TABLE IF NOT EXISTS kessel_agent.migrations (
+    schema_name     name NOT NULL,
+    blueprint       text COLLATE pg_catalog."C" NOT NULL,
+    version         integer NOT NULL,
+    name            text NOT NULL,
+    checksum        text NOT NULL,
+    state           text NOT NULL DEFAULT 'applied' CHECK (state IN ('applied', 'applying', 'reverting')),
+    statements_done integer NOT NULL DEFAULT 0,
+    run_id          uuid,
+    started_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    applied_at      timestamptz,
+    PRIMARY KEY (schema_name, blueprint, version)
+);
+REVOKE ALL ON kessel_agent.migrations FROM PUBLIC;
+COMMENT ON TABLE kessel_agent.migrations IS 'What was migrated here, by schema and blueprint';
+COMMENT ON COLUMN kessel_agent.migrations.checksum IS 'SHA-256 of the script, 64 hexadecimal digits';
+COMMENT ON COLUMN kessel_agent.migrations.state IS 'applied; applying or reverting: outside of a transaction, under way or cut off after statements_done of its statements';
+$script$;
+REVOKE ALL ON FUNCTION kessel._migrations_script() FROM PUBLIC;
+
+-- Run as the source's owner, in one transaction; running it again changes
+-- nothing or brings an older agent up to date. Who may call it is granted by
+-- install_agent(), which knows the runtime role.
+CREATE FUNCTION kessel._agent_script() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN kessel._migrations_script() || pg_catalog.replace($script$
 COMMENT ON SCHEMA kessel_agent IS 'kessel_router agent @version@: tenant context and route fence';
 
 DO $$
