@@ -221,7 +221,7 @@ is(join(' ', grep { !$state{$_} } $readme =~ /\b(KR\d{3})\b/g), '', 'and there i
 my @functions = split /\n/, $k->exec("SELECT DISTINCT pronamespace::regnamespace || '.' || proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('kessel', 'vault') AND proname !~ '^_'");
 cmp_ok(scalar(@functions), '>=', 25, 'public functions');
 is(missing(@functions), '', 'every public function is named');
-my @relations = split /\n/, $k->exec("SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('app', 'vault') AND relkind IN ('r', 'p') AND NOT relispartition OR relnamespace::regnamespace::text IN ('kessel', 'vault') AND relkind = 'v'");
+my @relations = split /\n/, $k->exec("SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('app', 'vault', 'kessel') AND relkind IN ('r', 'p') AND NOT relispartition OR relnamespace::regnamespace::text IN ('kessel', 'vault') AND relkind = 'v'");
 is(missing(@relations), '', 'every table and view to read is named');
 
 my @agent = split /\n/, $k->exec("SELECT 'kessel_agent.' || proname FROM pg_proc WHERE pronamespace = 'kessel_agent'::regnamespace", db => 'crm_shared');
