@@ -57,3 +57,20 @@ CREATE POLICY admin_reads ON kessel.blueprints FOR SELECT TO kessel_admin USING 
 CREATE POLICY admin_reads ON kessel.migrations FOR SELECT TO kessel_admin USING (true);
 CREATE POLICY admin_reads ON kessel.applied_migrations FOR SELECT TO kessel_admin USING (true);
 GRANT SELECT ON kessel.blueprints, kessel.migrations, kessel.applied_migrations TO kessel_admin;
+
+-- What is in a script. Errors: 42601 what cannot be parsed, 2D000 transaction
+-- control, 0A000 COPY FROM STDIN and TO STDOUT.
+CREATE FUNCTION kessel._script_statements(script text)
+RETURNS TABLE (line integer, sql text, alone text, unnamed_index boolean)
+LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'kr_script_statements';
+REVOKE ALL ON FUNCTION kessel._script_statements(text) FROM PUBLIC;
+
+CREATE FUNCTION kessel._script_place(script text, schema_name text, runtime text) RETURNS text
+LANGUAGE c IMMUTABLE AS 'MODULE_PATHNAME', 'kr_script_placed';
+REVOKE ALL ON FUNCTION kessel._script_place(text, text, text) FROM PUBLIC;
+
+-- Runs a script here, as the caller and in the caller's transaction.
+CREATE FUNCTION kessel._script_run(script text, what text) RETURNS integer
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_script_run';
+REVOKE ALL ON FUNCTION kessel._script_run(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kessel._script_run(text, text) TO kessel_admin;
