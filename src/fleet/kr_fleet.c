@@ -1,6 +1,6 @@
 /*
  * kr_fleet.c
- *	  One statement on many tenants at once, from one backend.
+ *	  Work on many data sources at once, from one backend.
  *
  * A fleet works on up to max_parallel targets, each on a connection of its own,
  * and waits for all of them in one wait event set. No process and no thread
@@ -10,7 +10,8 @@
  * them.
  *
  * What goes wrong with one target is its error and nobody else's. What can raise
- * runs in a subtransaction (kr_fleet_try).
+ * runs in a subtransaction (kr_fleet_try). A target whose program says so is begun
+ * again some time later and takes up no connection meanwhile.
  *
  * Memory. Nothing is collected here: who asks for the next row gets one that has
  * arrived, and what is not asked for stays with libpq, in the sockets and at the
@@ -27,7 +28,8 @@
  * The end. A memory context callback ends the fleet when its memory goes: at the
  * end of the query, and in every abort. What still runs is cancelled, all at once
  * and in bounded time, before the connections are closed. What had been committed
- * by then stays so, which the server's log tells.
+ * by then stays so, which the server's log tells. Nothing here belongs to a local
+ * transaction: a fleet may outlive the one in which it was begun.
  */
 #include "postgres.h"
 
@@ -46,23 +48,27 @@
 /* Targets that may wait for their hosts. */
 #define MAX_QUEUED 1024
 
+/* How often to look whether there is room for who has rested. */
+#define REST_CHECK_MS 100
+
 /* How long to wait for requests to cancel, all together. */
 #define CANCEL_TIMEOUT_MS 2000
 
 struct KrFleet
 {
 	MemoryContext cxt;
-	KrFleetOptions options;
-	KrFleetStatement statement;
+	const KrFleetProgram *program;	/* NULL: not begun */
 	TimestampTz deadline;		/* 0: none */
 	TimestampTz asked;			/* when kr_fleet_next() returned last */
-	int			next_tenant;	/* of options.tenants */
+	int			next_index;		/* of the program's targets */
 	HTAB	   *hosts;
-	HTAB	   *begun;			/* ids of tenants */
+	HTAB	   *begun;			/* ids of targets */
 	dlist_head	queues;			/* hosts with a queue */
 	int			nqueued;
 	dlist_head	running;		/* targets, in the order in which they are asked */
 	int			nrunning;
+	dlist_head	resting;		/* targets that are to be begun again */
+	int			nresting;
 	KrFleetTarget *told;		/* whose end was delivered; it goes with the next call */
 
 	WaitEventSet *waits;		/* NULL: has to be made */
@@ -70,7 +76,6 @@ struct KrFleet
 	List	   *cancels;		/* malloc'ed, under way */
 
 	uint64		turns;
-	uint64		committed;
 	bool		finished;		/* all was told */
 	bool		ended;
 };
@@ -147,7 +152,9 @@ settle(KrFleet *fleet, KrFleetTarget *target)
 static void
 resolve(void *arg)
 {
-	kr_fleet_resolve((KrFleetTarget *) arg);
+	KrFleetTarget *target = arg;
+
+	target->program->raise_resolve(target);
 }
 
 static KrFleetHost *
@@ -176,7 +183,7 @@ host_has_room(const KrFleetHost *host)
 	return host->active < (host->looked_up ? kr_guc_fleet_connections_per_host : 1);
 }
 
-/* The next tenant; NULL when it is one that was begun under another name. */
+/* The next target; NULL when it is one that was begun under another name. */
 static KrFleetTarget *
 make_target(KrFleet *fleet)
 {
@@ -188,19 +195,17 @@ make_target(KrFleet *fleet)
 	bool		found = false;
 
 	target->cxt = cxt;
-	target->statement = &fleet->statement;
-	target->options = &fleet->options;
-	target->tenant = fleet->options.tenants[fleet->next_tenant++];
+	target->program = fleet->program;
+	target->index = fleet->next_index++;
 	target->fd = -1;
 	INSTR_TIME_SET_CURRENT(target->start);
 	error = kr_fleet_try(resolve, target, cxt, true);
 	if (error != NULL)
 		kr_fleet_fail(target, error);
-	if (target->route != NULL)
-	{
-		(void) hash_search(fleet->begun, &target->route->tenant_id, HASH_ENTER, &found);
-		target->host = host_of(fleet, target->route->source);
-	}
+	if (target->has_id)
+		(void) hash_search(fleet->begun, &target->id, HASH_ENTER, &found);
+	if (target->source != NULL)
+		target->host = host_of(fleet, target->source);
 	MemoryContextSwitchTo(before);
 	if (!found)
 		return target;
@@ -237,11 +242,37 @@ is_late(const KrFleet *fleet)
 	return fleet->deadline != 0 && GetCurrentTimestamp() >= fleet->deadline;
 }
 
+/* One that has rested; NULL: none. */
+static KrFleetTarget *
+next_rested(KrFleet *fleet)
+{
+	TimestampTz now = dlist_is_empty(&fleet->resting) ? 0 : GetCurrentTimestamp();
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &fleet->resting)
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
+
+		if ((target->rested > now || !host_has_room(target->host)) && !is_late(fleet))
+			continue;
+		dlist_delete(&target->node);
+		fleet->nresting--;
+		target->phase = KR_FLEET_WAITS;
+		target->error = NULL;
+		return target;
+	}
+	return NULL;
+}
+
 /* One that can be begun now, or has failed already; NULL: none. */
 static KrFleetTarget *
 next_target(KrFleet *fleet)
 {
+	KrFleetTarget *rested = next_rested(fleet);
 	dlist_iter	iter;
+
+	if (rested != NULL)
+		return rested;
 
 	dlist_foreach(iter, &fleet->queues)
 	{
@@ -250,7 +281,7 @@ next_target(KrFleet *fleet)
 		if (host_has_room(host) || host->unknown != NULL || is_late(fleet))
 			return dequeue(fleet, host);
 	}
-	while (fleet->next_tenant < fleet->options.ntenants && fleet->nqueued < MAX_QUEUED)
+	while (fleet->next_index < fleet->program->ntargets && fleet->nqueued < MAX_QUEUED)
 	{
 		KrFleetTarget *target = make_target(fleet);
 
@@ -289,10 +320,11 @@ begin_target(KrFleet *fleet, KrFleetTarget *target)
 		kr_fleet_fail(target, target->host->unknown);
 	if (target->phase == KR_FLEET_WAITS)
 	{
-		INSTR_TIME_SET_CURRENT(target->start);
-		if (fleet->options.timeout_ms > 0)
+		if (!target->told_begin)
+			INSTR_TIME_SET_CURRENT(target->start);
+		if (fleet->program->timeout_ms > 0)
 			target->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														   fleet->options.timeout_ms);
+														   fleet->program->timeout_ms);
 		target->host->active++;
 		target->counted = true;
 		forget_waits(fleet);
@@ -304,7 +336,7 @@ begin_target(KrFleet *fleet, KrFleetTarget *target)
 static void
 begin_targets(KrFleet *fleet)
 {
-	while (fleet->nrunning < fleet->options.max_parallel)
+	while (fleet->nrunning < fleet->program->max_parallel)
 	{
 		KrFleetTarget *target;
 
@@ -432,12 +464,28 @@ earlier(TimestampTz a, TimestampTz b)
 	return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
+/* When those who rest are to be looked at again; 0: there are none. */
+static TimestampTz
+end_of_rest(KrFleet *fleet)
+{
+	TimestampTz soon = dlist_is_empty(&fleet->resting) ? 0 :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REST_CHECK_MS);
+	TimestampTz until = 0;
+	dlist_iter	iter;
+
+	/* Who is due and was not begun waits for something that nobody is told of. */
+	dlist_foreach(iter, &fleet->resting)
+		until = earlier(until, Max(soon, dlist_container(KrFleetTarget, node, iter.cur)->rested));
+	return until;
+}
+
 /* ms to wait at most; -1: for ever */
 static long
-patience(KrFleet *fleet)
+patience(KrFleet *fleet, TimestampTz until)
 {
-	TimestampTz until = fleet->deadline;
 	dlist_iter	iter;
+
+	until = earlier(earlier(until, fleet->deadline), end_of_rest(fleet));
 
 	dlist_foreach(iter, &fleet->running)
 	{
@@ -525,7 +573,7 @@ add_time(KrFleet *fleet, TimestampTz since, bool paused_only)
 }
 
 static void
-wait_for_some(KrFleet *fleet)
+wait_for_some(KrFleet *fleet, TimestampTz until)
 {
 	TimestampTz begun = GetCurrentTimestamp();
 	WaitEvent	events[1002];
@@ -534,7 +582,7 @@ wait_for_some(KrFleet *fleet)
 	pause_others(fleet);
 	if (!waits_are_current(fleet))
 		make_waits(fleet);
-	n = WaitEventSetWait(fleet->waits, patience(fleet), events, lengthof(events), PG_WAIT_EXTENSION);
+	n = WaitEventSetWait(fleet->waits, patience(fleet, until), events, lengthof(events), PG_WAIT_EXTENSION);
 	add_time(fleet, begun, true);
 	for (int i = 0; i < n; i++)
 	{
@@ -569,7 +617,7 @@ end_targets(KrFleet *fleet, KrCancel **cancels, int *ncancels, int *nunknown)
 	{
 		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
 
-		*nunknown += target->phase == KR_FLEET_COMMITS;
+		*nunknown += target->commits;
 		cancels[*ncancels] = kr_fleet_release(target);
 		if (cancels[*ncancels] != NULL)
 			(*ncancels)++;
@@ -602,11 +650,8 @@ end_fleet(KrFleet *fleet)
 		(void) kr_cancel_wait(cancels[i], deadline);
 		kr_cancel_end(cancels[i]);
 	}
-	if (fleet->options.kind == KR_FLEET_EXEC && !fleet->finished &&
-		(fleet->committed > 0 || nunknown > 0))
-		ereport(LOG,
-				(errmsg("a statement for a fleet was cut off: " UINT64_FORMAT " tenants had committed, and of %d it is unknown",
-						fleet->committed, nunknown)));
+	if (fleet->program != NULL && !fleet->finished)
+		fleet->program->note_cut_off(fleet->program, nunknown);
 }
 
 static void
@@ -623,41 +668,51 @@ memory_goes(void *arg)
  * parents' callbacks are called.
  */
 KrFleet *
-kr_fleet_begin(MemoryContext cxt, const KrFleetOptions *options)
+kr_fleet_create(MemoryContext cxt)
 {
 	FleetOwner *owner = MemoryContextAllocZero(cxt, sizeof(FleetOwner));
 	MemoryContext own = AllocSetContextCreate(TopMemoryContext, "kessel fleet",
 											  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext before;
 	KrFleet    *fleet = MemoryContextAllocZero(own, sizeof(KrFleet));
 
 	fleet->cxt = own;
-	fleet->options = *options;
 	dlist_init(&fleet->queues);
 	dlist_init(&fleet->running);
+	dlist_init(&fleet->resting);
 	owner->fleet = fleet;
 	owner->callback.func = memory_goes;
 	owner->callback.arg = owner;
 	MemoryContextRegisterResetCallback(cxt, &owner->callback);
-
-	before = MemoryContextSwitchTo(own);
-	fleet->hosts = make_table(fleet, "kessel fleet hosts",
-							  sizeof(((KrFleetHost *) NULL)->key), sizeof(KrFleetHost));
-	fleet->begun = make_table(fleet, "kessel fleet tenants", sizeof(pg_uuid_t), sizeof(pg_uuid_t));
-	if (options->deadline_ms > 0)
-		fleet->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), options->deadline_ms);
-	kr_fleet_read_statement(&fleet->statement, options->sql, options->kind);
-	MemoryContextSwitchTo(before);
 	return fleet;
 }
 
-/* ---------- the user's side ---------- */
-
-bool
-kr_fleet_sends_jsonb(const KrFleet *fleet)
+MemoryContext
+kr_fleet_memory(const KrFleet *fleet)
 {
-	return fleet->statement.as_jsonb;
+	return fleet->cxt;
 }
+
+void
+kr_fleet_begin(KrFleet *fleet, const KrFleetProgram *program)
+{
+	MemoryContext before = MemoryContextSwitchTo(fleet->cxt);
+
+	fleet->hosts = make_table(fleet, "kessel fleet hosts",
+							  sizeof(((KrFleetHost *) NULL)->key), sizeof(KrFleetHost));
+	fleet->begun = make_table(fleet, "kessel fleet ids", sizeof(pg_uuid_t), sizeof(pg_uuid_t));
+	if (program->deadline_ms > 0)
+		fleet->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), program->deadline_ms);
+	fleet->program = program;
+	MemoryContextSwitchTo(before);
+}
+
+void
+kr_fleet_end(KrFleet *fleet)
+{
+	end_fleet(fleet);
+}
+
+/* ---------- the user's side ---------- */
 
 static void
 describe(KrFleetTarget *target, KrFleetNews news, KrFleetEvent *event)
@@ -669,15 +724,51 @@ describe(KrFleetTarget *target, KrFleetNews news, KrFleetEvent *event)
 	memset(event, 0, sizeof(*event));
 	event->news = news;
 	event->target = target;
-	event->tenant = target->tenant;
 	event->row = news == KR_FLEET_ROW ? target->result : NULL;
-	event->rows = target->rows;
-	event->command = target->command;
-	event->error = news == KR_FLEET_FAILED ? target->error : NULL;
+	event->error = news == KR_FLEET_FAILED || news == KR_FLEET_RETRIES ? target->error : NULL;
 	event->ms = INSTR_TIME_GET_MILLISEC(now);
 }
 
-/* Something that is known already; who has been heard waits for the others. */
+/* What has happened to it, and where it belongs from now on. */
+static KrFleetNews
+take_news_of(KrFleet *fleet, KrFleetTarget *target)
+{
+	KrFleetNews news;
+
+	if (fleet->program->tells_begin && !target->told_begin)
+	{
+		target->told_begin = true;
+		return KR_FLEET_BEGUN;
+	}
+	news = kr_fleet_advance(target);
+	switch (news)
+	{
+		case KR_FLEET_NOTHING:
+		case KR_FLEET_BEGUN:
+			break;
+		case KR_FLEET_ROW:
+			/* Who has been heard waits for the others. */
+			dlist_delete(&target->node);
+			dlist_push_tail(&fleet->running, &target->node);
+			break;
+		case KR_FLEET_RETRIES:
+			dlist_delete(&target->node);
+			fleet->nrunning--;
+			settle(fleet, target);
+			dlist_push_tail(&fleet->resting, &target->node);
+			fleet->nresting++;
+			break;
+		case KR_FLEET_DONE:
+		case KR_FLEET_FAILED:
+			dlist_delete(&target->node);
+			fleet->nrunning--;
+			fleet->told = target;
+			break;
+	}
+	return news;
+}
+
+/* Something that is known already. */
 static bool
 take_news(KrFleet *fleet, KrFleetEvent *event)
 {
@@ -686,22 +777,13 @@ take_news(KrFleet *fleet, KrFleetEvent *event)
 	dlist_foreach_modify(iter, &fleet->running)
 	{
 		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
-		KrFleetNews news = kr_fleet_advance(target);
+		KrFleetNews news = take_news_of(fleet, target);
 
 		if (news == KR_FLEET_NOTHING)
 			continue;
 		describe(target, news, event);
-		dlist_delete(&target->node);
-		if (news == KR_FLEET_ROW)
-		{
-			dlist_push_tail(&fleet->running, &target->node);
-			return true;
-		}
-		fleet->nrunning--;
-		fleet->told = target;
-		if (news == KR_FLEET_DONE && fleet->options.kind == KR_FLEET_EXEC)
-			fleet->committed++;
-		settle(fleet, target);
+		if (target == fleet->told)
+			settle(fleet, target);
 		return true;
 	}
 	return false;
@@ -718,27 +800,65 @@ note_return(KrFleet *fleet)
 }
 
 bool
-kr_fleet_next(KrFleet *fleet, KrFleetEvent *event)
+kr_fleet_next_until(KrFleet *fleet, KrFleetEvent *event, TimestampTz until)
 {
 	if (fleet->ended)
 		return false;
 	note_return(fleet);
 	for (;;)
 	{
+		bool		found;
+
 		CHECK_FOR_INTERRUPTS();
 		begin_targets(fleet);
-		if (take_news(fleet, event))
+		memset(event, 0, sizeof(*event));
+		found = take_news(fleet, event);
+		if (found || (until != 0 && GetCurrentTimestamp() >= until && fleet->nrunning + fleet->nresting > 0))
 		{
 			fleet->asked = GetCurrentTimestamp();
 			return true;
 		}
-		if (fleet->nrunning == 0)
+		if (fleet->nrunning + fleet->nresting == 0)
 			break;
-		wait_for_some(fleet);
+		wait_for_some(fleet, until);
 	}
 	fleet->finished = true;
 	end_fleet(fleet);
 	return false;
+}
+
+bool
+kr_fleet_next(KrFleet *fleet, KrFleetEvent *event)
+{
+	return kr_fleet_next_until(fleet, event, 0);
+}
+
+int
+kr_fleet_open(const KrFleet *fleet)
+{
+	if (fleet->ended)
+		return 0;
+	return fleet->nrunning + fleet->nresting + fleet->nqueued +
+		fleet->program->ntargets - fleet->next_index;
+}
+
+void
+kr_fleet_stop(KrFleet *fleet)
+{
+	if (fleet->ended)
+		return;
+	fleet->next_index = fleet->program->ntargets;
+	while (!dlist_is_empty(&fleet->queues))
+		free_target(fleet, dequeue(fleet, dlist_head_element(KrFleetHost, node, &fleet->queues)));
+	while (!dlist_is_empty(&fleet->resting))
+	{
+		KrFleetTarget *target = dlist_container(KrFleetTarget, node, dlist_pop_head_node(&fleet->resting));
+
+		fleet->nresting--;
+		target->phase = KR_FLEET_ENDS;
+		dlist_push_tail(&fleet->running, &target->node);
+		fleet->nrunning++;
+	}
 }
 
 bool

@@ -171,7 +171,7 @@ convert_to_jsonb(void *arg)
 {
 	Conversion *c = arg;
 
-	c->value = kr_fleet_row_to_jsonb(c->event->row, kr_fleet_sends_jsonb(c->calls->fleet), &c->isnull);
+	c->value = kr_fleet_row_to_jsonb(c->event->row, kr_fleet_sends_jsonb(c->event->target), &c->isnull);
 }
 
 static FuncCallContext *
@@ -192,7 +192,7 @@ begin_calls(FunctionCallInfo fcinfo, KrFleetKind kind)
 	if (kind == KR_FLEET_ROWS)
 		calls->types = TupleDescGetAttInMetadata(funcctx->tuple_desc);
 	take_options(fcinfo, kind, &options);
-	calls->fleet = kr_fleet_begin(funcctx->multi_call_memory_ctx, &options);
+	calls->fleet = kr_fleet_begin_statement(funcctx->multi_call_memory_ctx, &options);
 	funcctx->user_fctx = calls;
 	MemoryContextSwitchTo(before);
 	return funcctx;
@@ -216,12 +216,12 @@ kr_fleet_query(PG_FUNCTION_ARGS)
 		bool		nulls[5] = {false, false, true, true, false};
 
 		/* The last row has been told already. */
-		if (event.news == KR_FLEET_DONE && event.rows > 0)
+		if (event.news == KR_FLEET_DONE && event.target->rows > 0)
 			continue;
 		/* The failure comes as the next event. */
 		if (event.news == KR_FLEET_ROW && !kr_fleet_convert(event.target, convert_to_jsonb, &c))
 			continue;
-		values[0] = CStringGetTextDatum(event.tenant);
+		values[0] = CStringGetTextDatum(event.target->label);
 		values[1] = BoolGetDatum(event.news != KR_FLEET_FAILED);
 		values[2] = c.value;
 		nulls[2] = c.isnull;
@@ -241,7 +241,7 @@ convert_to_tuple(void *arg)
 {
 	Conversion *c = arg;
 
-	c->tuple = kr_fleet_row_to_tuple(c->event->row, c->event->tenant, c->calls->types);
+	c->tuple = kr_fleet_row_to_tuple(c->event->row, c->event->target->label, c->calls->types);
 }
 
 /* True: errors of single tenants are warnings. */
@@ -278,7 +278,7 @@ kr_fleet_rows(PG_FUNCTION_ARGS)
 		Conversion	c = {.event = &event,.calls = calls};
 
 		if (event.news == KR_FLEET_FAILED)
-			kr_fleet_report(event.error, event.tenant, calls->warns ? WARNING : ERROR);
+			kr_fleet_report(event.error, event.target->label, calls->warns ? WARNING : ERROR);
 		else if (event.news == KR_FLEET_ROW && kr_fleet_convert(event.target, convert_to_tuple, &c))
 			SRF_RETURN_NEXT(funcctx, HeapTupleGetDatum(c.tuple));
 	}
@@ -294,12 +294,12 @@ put_outcome(ReturnSetInfo *rsinfo, const KrFleetEvent *event)
 	Datum		values[6] = {0};
 	bool		nulls[6] = {false, false, !ok, !ok, ok, false};
 
-	values[0] = CStringGetTextDatum(event->tenant);
+	values[0] = CStringGetTextDatum(event->target->label);
 	values[1] = BoolGetDatum(ok);
 	if (ok)
 	{
-		values[2] = CStringGetTextDatum(event->command ? event->command : "");
-		values[3] = Int64GetDatum((int64) event->rows);
+		values[2] = CStringGetTextDatum(kr_fleet_command_of(event->target));
+		values[3] = Int64GetDatum((int64) event->target->rows);
 	}
 	else
 		values[4] = kr_fleet_error_to_jsonb(event->error);
@@ -319,7 +319,7 @@ kr_fleet_exec(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("kessel.fleet_exec()");
 	InitMaterializedSRF(fcinfo, 0);
 	take_options(fcinfo, KR_FLEET_EXEC, &options);
-	fleet = kr_fleet_begin(CurrentMemoryContext, &options);
+	fleet = kr_fleet_begin_statement(CurrentMemoryContext, &options);
 	row_cxt = AllocSetContextCreate(CurrentMemoryContext, "kessel fleet outcome",
 									ALLOCSET_SMALL_SIZES);
 	while (kr_fleet_next(fleet, &event))

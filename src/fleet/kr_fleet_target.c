@@ -1,35 +1,26 @@
 /*
  * kr_fleet_target.c
- *	  One tenant's part of a fleet's work: its route, a connection, a transaction,
- *	  the rows.
+ *	  One target of a fleet: a connection, and what goes over it.
  *
- * What is sent is a pipeline, and `steps` has a letter for each answer that is
- * due, in their order:
+ * What is sent is a pipeline, and `steps` has an entry for each answer that is
+ * due, in their order. What is sent, and what an answer means, is the program's
+ * (kr_fleet.h). It queues a trip, up to a synchronisation point or several; when
+ * all of it is answered it is asked for the next one.
  *
- *	 c	a command, whose answer matters only when it is an error
- *	 q	the statement
- *	 k	COMMIT
- *	 s	a synchronisation point
+ * Rows that are told are asked for one by one and nothing is read ahead of what is
+ * asked for but by libpq, so what a target's rows take here is libpq's buffer and
+ * one row.
  *
- * A statement that reads travels with START TRANSACTION, the tenant's context and
- * ROLLBACK, in one trip. One that writes is committed in a second trip, when its
- * answer is there: so a connection that is lost before that has changed nothing
- * there, and one that is lost afterwards is reported as unknown (08007).
- *
- * Rows are asked for one by one and nothing is read ahead of what is asked for
- * but by libpq, so what a tenant's rows take here is libpq's buffer and one row.
- *
- * Nothing here waits. A connection that has answered an error, or anything that
- * it was not asked, is closed; what the server may still be doing is cancelled.
+ * Nothing here waits. A connection that has answered an error which the program
+ * does not excuse, or anything that it was not asked, is closed; what the server
+ * may still be doing is cancelled.
  */
 #include "postgres.h"
 
 #include <sys/ioctl.h>
 
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
 
 #include "kr_error.h"
 #include "kr_fleet.h"
@@ -40,31 +31,6 @@
 
 /* What libpq's input buffer has at first. */
 #define LIBPQ_BUFFER (16 * 1024)
-
-/* ---------- route ---------- */
-
-void
-kr_fleet_resolve(KrFleetTarget *target)
-{
-	const KrRoute *route;
-
-	if (!kr_guc_is_tenant_name(target->tenant))
-		ereport(ERROR,
-				(errcode(KR_ERR_UNKNOWN_TENANT),
-				 errmsg("tenant \"%s\" does not exist", target->tenant),
-				 errhint("A tenant is named by its slug or its uuid, in lower case.")));
-	route = kr_route_to_enter(target->tenant);
-	if (route->isolation == KR_ISOLATION_ROW && !route->source->has_agent)
-		ereport(ERROR,
-				(errcode(KR_ERR_NO_AGENT),
-				 errmsg("data source \"%s\" has no agent", route->source->name),
-				 errdetail("Tenant \"%s\" shares its tables with others; without the agent the source cannot tell them apart.",
-						   route->slug),
-				 errhint("An administrator can call kessel.install_agent('%s').", route->source->name)));
-	target->route = route;
-	target->tenant = route->slug;
-	kr_fleet_check_confined(target->statement, route);
-}
 
 /* Host and port, as the source names them; several are one. */
 void
@@ -84,57 +50,88 @@ kr_fleet_host_key(const KrSource *source, char *key, Size size)
 	}
 }
 
-/* ---------- errors ---------- */
+/* ---------- how it ends ---------- */
+
+/* The answers to come are of no interest any more. */
+static void
+end_well(KrFleetTarget *target, bool spoiled)
+{
+	target->spoiled |= spoiled;
+	target->phase = KR_FLEET_ENDS;
+}
+
+void
+kr_fleet_finish(KrFleetTarget *target)
+{
+	end_well(target, false);
+}
 
 void
 kr_fleet_fail(KrFleetTarget *target, ErrorData *error)
 {
+	if (target->concluded)
+	{
+		end_well(target, true);
+		return;
+	}
 	if (target->error == NULL)
 		target->error = error;
 	target->phase = KR_FLEET_ENDS;
 }
 
-static void
-raise_result(void *arg)
+void
+kr_fleet_rest(KrFleetTarget *target, ErrorData *error, int64 ms)
 {
-	KrFleetTarget *target = arg;
+	target->error = error;
+	target->rested = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	target->phase = KR_FLEET_RESTS;
+}
 
-	kr_remote_raise_result(target->result, target->route->source->name, target->tenant, NULL, false);
+typedef struct Raise
+{
+	void		(*raise) (KrFleetTarget *target);
+	KrFleetTarget *target;
+} Raise;
+
+static void
+call_raise(void *arg)
+{
+	Raise	   *call = arg;
+
+	call->raise(call->target);
+}
+
+ErrorData *
+kr_fleet_error(KrFleetTarget *target, void (*raise) (KrFleetTarget *target))
+{
+	Raise		call = {.raise = raise,.target = target};
+
+	return kr_fleet_try(call_raise, &call, target->cxt, false);
+}
+
+void
+kr_fleet_fail_with(KrFleetTarget *target, void (*raise) (KrFleetTarget *target))
+{
+	kr_fleet_fail(target, kr_fleet_error(target, raise));
 }
 
 static void
-raise_lost(void *arg)
+raise_lost(KrFleetTarget *target)
 {
-	KrFleetTarget *target = arg;
-
-	kr_remote_raise_lost(target->pg, target->route->source->name);
+	kr_remote_raise_lost(target->pg, target->source->name);
 }
 
 static void
-raise_unknown_outcome(void *arg)
+raise_protocol(KrFleetTarget *target)
 {
-	KrFleetTarget *target = arg;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
-			 errmsg("data source \"%s\" has not answered the commit", target->route->source->name),
-			 errdetail("Whether the changes for tenant \"%s\" were committed there is unknown.", target->tenant),
-			 errhint("Look at the data before you repeat it.")));
-}
-
-static void
-raise_protocol(void *arg)
-{
-	KrFleetTarget *target = arg;
-
 	ereport(ERROR,
 			(errcode(ERRCODE_PROTOCOL_VIOLATION),
-			 errmsg("data source \"%s\" sent an answer to something else", target->route->source->name),
+			 errmsg("data source \"%s\" sent an answer to something else", target->source->name),
 			 errhint("If there is a pooler in between that works by transaction, say so with the option pooler.")));
 }
 
 static void
-raise_copy(void *arg)
+raise_copy(KrFleetTarget *target)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -142,32 +139,11 @@ raise_copy(void *arg)
 			 errhint("Use SELECT, or INSERT with parameters.")));
 }
 
-static void
-raise_ended_transaction(void *arg)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-			 errmsg("the statement has ended its transaction"),
-			 errdetail("What it did in it may be committed.")));
-}
-
-static void
-raise_rolled_back(void *arg)
-{
-	KrFleetTarget *target = arg;
-
-	ereport(ERROR,
-			(errcode(ERRCODE_TRANSACTION_ROLLBACK),
-			 errmsg("data source \"%s\" rolled the transaction back", target->route->source->name)));
-}
-
 /* What was sent is not known to have arrived, or to have been done. */
 static void
-fail_with(KrFleetTarget *target, void (*raise) (void *))
+break_off(KrFleetTarget *target, void (*raise) (KrFleetTarget *target))
 {
-	if (target->phase == KR_FLEET_COMMITS && raise != raise_result && raise != raise_rolled_back)
-		raise = raise_unknown_outcome;
-	kr_fleet_fail(target, kr_fleet_try(raise, target, target->cxt, false));
+	kr_fleet_fail_with(target, target->commits ? target->program->raise_unknown : raise);
 }
 
 typedef struct Late
@@ -180,21 +156,10 @@ static void
 raise_late(void *arg)
 {
 	Late	   *late = arg;
-	KrFleetTarget *target = late->target;
 
-	if (target->phase == KR_FLEET_COMMITS)
-		raise_unknown_outcome(target);
-	if (late->whole_call)
-		ereport(ERROR,
-				(errcode(ERRCODE_QUERY_CANCELED),
-				 errmsg("the deadline has passed before tenant \"%s\" was done", target->tenant),
-				 target->phase == KR_FLEET_WAITS ? errdetail("It was not begun.") :
-				 errdetail("It was cancelled, and changed nothing.")));
-	ereport(ERROR,
-			(errcode(ERRCODE_QUERY_CANCELED),
-			 errmsg("tenant \"%s\" was not done within " INT64_FORMAT " ms", target->tenant,
-					target->options->timeout_ms),
-			 errdetail("It was cancelled, and changed nothing.")));
+	if (late->target->commits)
+		late->target->program->raise_unknown(late->target);
+	late->target->program->raise_late(late->target, late->whole_call);
 }
 
 void
@@ -208,96 +173,59 @@ kr_fleet_fail_late(KrFleetTarget *target, bool whole_call)
 /* ---------- sending ---------- */
 
 static void
-expect(KrFleetTarget *target, char step, int times)
+expect(KrFleetTarget *target, KrFleetStepKind kind, int tag)
 {
-	int			n = strlen(target->steps);
+	KrFleetStep step = {.kind = kind,.tag = tag};
 
-	Assert(n + times < KR_FLEET_MAX_STEPS);
-	memset(target->steps + n, step, times);
+	if (target->steps.data == NULL)
+		initStringInfo(&target->steps);
+	appendBinaryStringInfo(&target->steps, (const char *) &step, sizeof(step));
 }
 
-static bool
-command(KrFleetTarget *target, const char *sql, int nparams, const char *const *values)
+/* NULL: all is answered. */
+static const KrFleetStep *
+current_step(const KrFleetTarget *target)
 {
-	expect(target, 'c', 1);
-	return PQsendQueryParams(target->pg, sql, nparams, NULL, values, NULL, NULL, 0) == 1;
+	int			at = target->step * sizeof(KrFleetStep);
+
+	return at < target->steps.len ? (const KrFleetStep *) (target->steps.data + at) : NULL;
 }
 
-static bool
-sync_point(KrFleetTarget *target)
+static void
+next_step(KrFleetTarget *target)
 {
-	expect(target, 's', 1);
-	return PQpipelineSync(target->pg) == 1;
+	target->step++;
+	target->begun = target->answered = false;
 }
 
-/*
- * Names mean the tenant's, and the text of the statement is read there as it was
- * here.
- */
-static bool
-queue_context(KrFleetTarget *target)
+void
+kr_fleet_queue(KrFleetTarget *target, KrFleetStepKind kind, int tag,
+			   const char *sql, int nparams, const char *const *values)
 {
-	const KrRoute *route = target->route;
-	const char *schema = route->isolation == KR_ISOLATION_SCHEMA ? route->id_in_source :
-		route->source->schema;
-	const char *values[2];
-	char		epoch[MAXINT8LEN + 1];
-
-	if (route->source->transaction_pooler)
-	{
-		int			n = kr_dial_queue_settings(target->pg, true);
-
-		if (n < 0)
-			return false;
-		expect(target, 'c', n);
-	}
-	values[0] = psprintf("%s, pg_temp", quote_identifier(schema));
-	values[1] = psprintf("kessel_router %d %s", MyProcPid, target->tenant);
-	if (!command(target,
-				 "SELECT pg_catalog.set_config('search_path', $1, true), "
-				 "pg_catalog.set_config('application_name', $2, true), "
-				 "pg_catalog.set_config('standard_conforming_strings', 'on', true)",
-				 2, values))
-		return false;
-	if (!route->source->has_agent)
-		return true;
-	pg_lltoa(route->epoch, epoch);
-	values[0] = route->id_in_source;
-	values[1] = epoch;
-	return command(target, "SELECT kessel_agent.enter($1, $2)", 2, values);
+	expect(target, kind, tag);
+	if (!PQsendQueryParams(target->pg, sql, nparams, NULL, values, NULL, NULL, 0))
+		target->unsent = true;
 }
 
-static bool
-queue_statement(KrFleetTarget *target)
+void
+kr_fleet_queue_sync(KrFleetTarget *target)
 {
-	const KrFleetOptions *options = target->options;
-
-	expect(target, 'q', 1);
-	return PQsendQueryParams(target->pg, target->statement->sent, options->nparams, NULL,
-							 options->params, NULL, NULL, 0) == 1;
+	expect(target, KR_FLEET_SYNC, 0);
+	if (!PQpipelineSync(target->pg))
+		target->unsent = true;
 }
 
-static bool
-queue_all(KrFleetTarget *target)
+void
+kr_fleet_queue_settings(KrFleetTarget *target, bool is_local)
 {
-	bool		writes = target->statement->kind == KR_FLEET_EXEC;
+	int			n = kr_dial_queue_settings(target->pg, is_local);
 
-	target->steps[0] = '\0';
-	memset(target->steps, 0, sizeof(target->steps));
-	target->step = 0;
-	if (!target->was_spare && !target->route->source->transaction_pooler)
-	{
-		int			n = kr_dial_queue_settings(target->pg, false);
-
-		if (n < 0)
-			return false;
-		expect(target, 'c', n);
-		expect(target, 's', 1);
-	}
-	return command(target, writes ? "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE" :
-				   "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY", 0, NULL) &&
-		queue_context(target) && queue_statement(target) &&
-		(writes || command(target, "ROLLBACK", 0, NULL)) && sync_point(target);
+	if (n < 0)
+		target->unsent = true;
+	for (int i = 0; i < n; i++)
+		expect(target, KR_FLEET_COMMAND, 0);
+	if (!is_local)
+		expect(target, KR_FLEET_SYNC, 0);
 }
 
 static void
@@ -307,31 +235,30 @@ flush(KrFleetTarget *target)
 	target->flushing = PQflush(target->pg) > 0;
 }
 
+/* Let the program queue a trip. */
 static void
-send_all(KrFleetTarget *target)
+send_trip(KrFleetTarget *target, void (*queue) (KrFleetTarget *target))
 {
-	target->phase = KR_FLEET_RUNS;
-	target->begun = target->answered = target->heard = false;
-	if (!queue_all(target))
-		fail_with(target, raise_lost);
+	resetStringInfo(&target->steps);
+	target->step = 0;
+	target->begun = target->answered = false;
+	queue(target);
+	if (target->phase != KR_FLEET_RUNS)
+		return;
+	if (target->unsent)
+		break_off(target, raise_lost);
 	else
 		flush(target);
 }
 
 static void
-send_commit(KrFleetTarget *target)
+begin_program(KrFleetTarget *target)
 {
-	memset(target->steps, 0, sizeof(target->steps));
-	target->step = 0;
-	target->begun = target->answered = false;
-	expect(target, 'k', 1);
-	if (!PQsendQueryParams(target->pg, "COMMIT", 0, NULL, NULL, NULL, NULL, 0) || !sync_point(target))
-	{
-		fail_with(target, raise_lost);
-		return;
-	}
-	target->phase = KR_FLEET_COMMITS;
-	flush(target);
+	target->phase = KR_FLEET_RUNS;
+	target->heard = target->settled = target->skips = target->unsent = false;
+	if (target->steps.data == NULL)
+		initStringInfo(&target->steps);
+	send_trip(target, target->program->begin);
 }
 
 /* ---------- connecting ---------- */
@@ -342,7 +269,7 @@ dial_step(void *arg)
 	KrFleetTarget *target = arg;
 
 	if (target->dial == NULL)
-		target->dial = kr_dial_start(target->route->source, target->host->looked_up);
+		target->dial = kr_dial_start(target->source, target->host->looked_up);
 	else if (kr_dial_step(target->dial))
 		target->pg = kr_dial_take(target->dial);
 }
@@ -374,18 +301,18 @@ dial(KrFleetTarget *target)
 		target->host->looked_up = true;
 		kr_dial_end(target->dial);
 		target->dial = NULL;
-		send_all(target);
+		begin_program(target);
 	}
 }
 
 void
 kr_fleet_start(KrFleetTarget *target)
 {
-	target->pg = kr_spare_take(target->route->source);
+	target->pg = kr_spare_take(target->source);
 	target->was_spare = target->pg != NULL;
 	if (target->was_spare)
 	{
-		send_all(target);
+		begin_program(target);
 		return;
 	}
 	target->phase = KR_FLEET_CONNECTS;
@@ -430,88 +357,86 @@ start_again(KrFleetTarget *target)
 static void
 hear_error(KrFleetTarget *target)
 {
+	const KrFleetProgram *program = target->program;
 	bool		final = is_final(target->result);
+	const KrFleetStep *step = current_step(target);
 
 	if (final && start_again(target))
 		return;
+	if (!final && program->excuse != NULL && !target->answered && step->kind != KR_FLEET_SYNC &&
+		program->excuse(target, step))
+	{
+		target->heard = target->answered = target->skips = true;
+		target->settled = target->phase != KR_FLEET_RUNS;
+		return;
+	}
 	target->settled = true;
-	if (final && target->phase == KR_FLEET_COMMITS)
-		fail_with(target, raise_unknown_outcome);
+	if (final && target->commits)
+		kr_fleet_fail_with(target, program->raise_unknown);
 	else if (final && PQresultErrorField(target->result, PG_DIAG_SQLSTATE) == NULL)
-		fail_with(target, raise_lost);
+		break_off(target, raise_lost);
 	else
-		fail_with(target, raise_result);
-}
-
-/* The words of a command's tag, and no other characters, whatever the server has sent. */
-static char *
-tag_of(PGresult *result)
-{
-	const char *tag = PQcmdStatus(result);
-	int			len = Min(strspn(tag, "ABCDEFGHIJKLMNOPQRSTUVWXYZ "), 64);
-
-	while (len > 0 && tag[len - 1] == ' ')
-		len--;
-	return pnstrdup(tag, len);
+		kr_fleet_fail_with(target, program->raise_result);
 }
 
 static void
-take_answer(KrFleetTarget *target)
+take_answer(KrFleetTarget *target, const KrFleetStep *step)
 {
-	char		step = target->steps[target->step];
-	const char *affected = PQcmdTuples(target->result);
-
-	if (target->answered || step == 's')
+	if (target->answered || step->kind == KR_FLEET_SYNC)
 	{
-		fail_with(target, raise_protocol);
+		break_off(target, raise_protocol);
 		return;
 	}
 	target->answered = true;
-	if (step == 'k' && strcmp(PQcmdStatus(target->result), "COMMIT") != 0)
-		fail_with(target, raise_rolled_back);
-	if (step != 'q')
-		return;
-	target->command = tag_of(target->result);
-	if (target->statement->kind == KR_FLEET_EXEC)
-		target->rows = affected[0] ? strtoull(affected, NULL, 10) : 0;
+	if (target->program->take != NULL)
+		target->program->take(target, step);
 }
 
-/* All that was sent is answered. */
-static KrFleetNews
-take_end(KrFleetTarget *target)
+static void
+take_sync(KrFleetTarget *target, const KrFleetStep *step)
 {
-	PGTransactionStatusType status = PQtransactionStatus(target->pg);
-	bool		runs = target->phase == KR_FLEET_RUNS;
+	if (step->kind != KR_FLEET_SYNC)
+	{
+		break_off(target, raise_protocol);
+		return;
+	}
+	target->skips = false;
+	next_step(target);
+}
 
-	if (runs && target->statement->kind == KR_FLEET_EXEC)
+static void
+take_null(KrFleetTarget *target)
+{
+	if (!target->answered)
+		break_off(target, PQstatus(target->pg) == CONNECTION_BAD ? raise_lost : raise_protocol);
+	next_step(target);
+}
+
+static KrFleetNews
+take_row(KrFleetTarget *target, const KrFleetStep *step)
+{
+	if (target->answered || (step->kind != KR_FLEET_ROWS_TOLD && step->kind != KR_FLEET_ROWS_DROPPED))
 	{
-		if (status == PQTRANS_INTRANS)
-			send_commit(target);
-		else
-			fail_with(target, raise_ended_transaction);
-		return target->phase == KR_FLEET_ENDS ? KR_FLEET_FAILED : KR_FLEET_NOTHING;
+		break_off(target, raise_protocol);
+		return KR_FLEET_NOTHING;
 	}
-	if (status != PQTRANS_IDLE)
-	{
-		/* It is committed, or was only read. */
-		target->spoiled = true;
-	}
-	target->phase = KR_FLEET_ENDS;
-	return KR_FLEET_DONE;
+	if (PQresultMemorySize(target->result) > LARGE_ROW)
+		target->held = Max(target->held, (int64) PQresultMemorySize(target->result));
+	if (step->kind == KR_FLEET_ROWS_DROPPED)
+		return KR_FLEET_NOTHING;
+	target->rows++;
+	return KR_FLEET_ROW;
 }
 
 /* One result of libpq's. */
 static KrFleetNews
 take_result(KrFleetTarget *target)
 {
-	char		step = target->steps[target->step];
+	const KrFleetStep *step = current_step(target);
 
 	if (target->result == NULL)
 	{
-		if (!target->answered)
-			fail_with(target, PQstatus(target->pg) == CONNECTION_BAD ? raise_lost : raise_protocol);
-		target->step++;
-		target->begun = target->answered = false;
+		take_null(target);
 		return KR_FLEET_NOTHING;
 	}
 	target->buffered = 0;
@@ -519,36 +444,29 @@ take_result(KrFleetTarget *target)
 	{
 		case PGRES_SINGLE_TUPLE:
 			target->heard = true;
-			if (step != 'q' || target->answered)
-				fail_with(target, raise_protocol);
-			else if (target->statement->kind != KR_FLEET_EXEC)
-			{
-				target->rows++;
-				if (PQresultMemorySize(target->result) > LARGE_ROW)
-					target->held = Max(target->held, (int64) PQresultMemorySize(target->result));
-				return KR_FLEET_ROW;
-			}
-			break;
+			return take_row(target, step);
 		case PGRES_PIPELINE_SYNC:
 			target->heard = true;
-			if (step != 's')
-				fail_with(target, raise_protocol);
-			else
-			{
-				target->step++;
-				target->begun = target->answered = false;
-			}
+			take_sync(target, step);
 			break;
 		case PGRES_COMMAND_OK:
 		case PGRES_TUPLES_OK:
 		case PGRES_EMPTY_QUERY:
 			target->heard = true;
-			take_answer(target);
+			take_answer(target, step);
 			break;
 		case PGRES_COPY_IN:
 		case PGRES_COPY_OUT:
 		case PGRES_COPY_BOTH:
-			fail_with(target, raise_copy);
+			break_off(target, raise_copy);
+			break;
+		case PGRES_PIPELINE_ABORTED:
+			if (target->skips && !target->answered && step->kind != KR_FLEET_SYNC)
+			{
+				target->answered = true;
+				break;
+			}
+			hear_error(target);
 			break;
 		default:
 			hear_error(target);
@@ -561,7 +479,9 @@ take_result(KrFleetTarget *target)
 static bool
 can_read(KrFleetTarget *target)
 {
-	if (target->steps[target->step] == 'q' && !target->begun)
+	const KrFleetStep *step = current_step(target);
+
+	if (!target->begun && (step->kind == KR_FLEET_ROWS_TOLD || step->kind == KR_FLEET_ROWS_DROPPED))
 		(void) PQsetSingleRowMode(target->pg);
 	target->begun = true;
 	return PQstatus(target->pg) == CONNECTION_BAD || !PQisBusy(target->pg);
@@ -570,7 +490,9 @@ can_read(KrFleetTarget *target)
 bool
 kr_fleet_awaits_row(const KrFleetTarget *target)
 {
-	return target->phase == KR_FLEET_RUNS && target->steps[target->step] == 'q';
+	const KrFleetStep *step = target->phase == KR_FLEET_RUNS ? current_step(target) : NULL;
+
+	return step != NULL && step->kind == KR_FLEET_ROWS_TOLD;
 }
 
 /*
@@ -608,11 +530,10 @@ kr_fleet_advance(KrFleetTarget *target)
 	MemoryContext before = MemoryContextSwitchTo(target->cxt);
 	KrFleetNews news = KR_FLEET_NOTHING;
 
-	while (news == KR_FLEET_NOTHING &&
-		   (target->phase == KR_FLEET_RUNS || target->phase == KR_FLEET_COMMITS))
+	while (news == KR_FLEET_NOTHING && target->phase == KR_FLEET_RUNS)
 	{
-		if (target->steps[target->step] == '\0')
-			news = take_end(target);
+		if (current_step(target) == NULL)
+			send_trip(target, target->program->proceed);
 		else if (!can_read(target))
 			break;
 		else
@@ -622,8 +543,10 @@ kr_fleet_advance(KrFleetTarget *target)
 			news = take_result(target);
 		}
 	}
-	if (target->phase == KR_FLEET_ENDS && news != KR_FLEET_DONE)
-		news = KR_FLEET_FAILED;
+	if (target->phase == KR_FLEET_ENDS)
+		news = target->error ? KR_FLEET_FAILED : KR_FLEET_DONE;
+	else if (target->phase == KR_FLEET_RESTS)
+		news = KR_FLEET_RETRIES;
 	MemoryContextSwitchTo(before);
 	return news;
 }
@@ -644,8 +567,8 @@ kr_fleet_release(KrFleetTarget *target)
 		return NULL;
 
 	if (target->phase == KR_FLEET_ENDS && target->error == NULL && !target->spoiled && target->held == 0 &&
-		target->statement->unconfined == NULL)
-		kr_spare_put(target->pg, target->route->source);
+		PQtransactionStatus(target->pg) == PQTRANS_IDLE && target->program->keeps(target))
+		kr_spare_put(target->pg, target->source);
 	else
 	{
 		if (!target->settled && PQstatus(target->pg) == CONNECTION_OK &&
