@@ -115,15 +115,21 @@ raise_unparsed(const char *script, const ErrorData *error)
 			 error->cursorpos > 0 ? at_place(script, location) : 0));
 }
 
+/*
+ * Without the callers' context: those of them that run a statement would take the
+ * position to be one in theirs.
+ */
 static List *
 parse(const char *script)
 {
 	MemoryContext cxt = CurrentMemoryContext;
+	ErrorContextCallback *callers = error_context_stack;
 	int			level = NewGUCNestLevel();
 	List	   *statements = NIL;
 
 	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	error_context_stack = NULL;
 	PG_TRY();
 	{
 		statements = raw_parser(script, RAW_PARSE_DEFAULT);
@@ -135,9 +141,11 @@ parse(const char *script)
 		MemoryContextSwitchTo(cxt);
 		error = CopyErrorData();
 		FlushErrorState();
+		error_context_stack = callers;
 		raise_unparsed(script, error);
 	}
 	PG_END_TRY();
+	error_context_stack = callers;
 	AtEOXact_GUC(true, level);
 	return statements;
 }

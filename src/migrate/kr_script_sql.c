@@ -1,40 +1,39 @@
 /*
  * kr_script_sql.c
- *	  Scripts from SQL: what is in one, and running one in this database.
- *
- * A script runs with the caller's rights and within the caller's transaction,
- * statement by statement, as text that is parsed only when its turn has come: a
- * statement may need what the one before has made. Whatever it sets, with LOCAL
- * or without, ends with it.
+ *	  What is in a script, asked from SQL.
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "commands/extension.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/tuplestore.h"
 
 #include "kr_script.h"
 
 PG_FUNCTION_INFO_V1(kr_script_statements);
-PG_FUNCTION_INFO_V1(kr_script_run);
 PG_FUNCTION_INFO_V1(kr_script_placed);
 
-/* Where unqualified names are looked up, and where what is made is put. */
-#define SEARCH_PATH "public, pg_temp"
+static void
+tell_what(void *what)
+{
+	errcontext("%s", (char *) what);
+}
 
-/* kessel._script_statements(script): a line for each. */
+/* kessel._script_statements(script, what): a line for each. */
 Datum
 kr_script_statements(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	List	   *statements = kr_script_split(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	ErrorContextCallback callback = {.callback = tell_what};
+	List	   *statements;
 	ListCell   *cell;
+
+	callback.arg = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	statements = kr_script_split(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	error_context_stack = callback.previous;
 
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(cell, statements)
@@ -53,86 +52,19 @@ kr_script_statements(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* kessel._script_place(script, schema, runtime): for its tests. */
+static char *
+text_or_null(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/* kessel._script_place(script, schema_name, runtime) */
 Datum
 kr_script_placed(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(kr_script_place(text_to_cstring(PG_GETARG_TEXT_PP(0)),
-													 PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1)),
-													 PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2)))));
-}
-
-/* ---------- running ---------- */
-
-typedef struct Running
-{
-	const char *what;			/* as "migration ..." */
-	int			ordinal;
-	int			line;
-} Running;
-
-static void
-tell_place(void *arg)
-{
-	Running    *running = arg;
-
-	errcontext("statement %d, line %d, of %s", running->ordinal, running->line, running->what);
-}
-
-static void
-run(const char *sql)
-{
-	int			rc = SPI_execute(sql, false, 0);
-
-	if (rc < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the statement cannot be run in a function: %s",
-						SPI_result_code_string(rc))));
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/*
- * kessel._script_run(script, what). Returns how many statements there were. what
- * is for the context of errors.
- */
-Datum
-kr_script_run(PG_FUNCTION_ARGS)
-{
-	List	   *statements = kr_script_split(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	Running		running = {.what = text_to_cstring(PG_GETARG_TEXT_PP(1))};
-	ErrorContextCallback callback = {.callback = tell_place,.arg = &running};
-	ListCell   *cell;
-	int			level;
-
-	if (creating_extension)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a migration cannot run while an extension is created"),
-				 errdetail("What it makes would belong to the extension.")));
-
-	level = NewGUCNestLevel();
-	(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("standard_conforming_strings", "on", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	SPI_connect();
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-	foreach(cell, statements)
-	{
-		KrScriptStatement *statement = lfirst(cell);
-
-		CHECK_FOR_INTERRUPTS();
-		running.ordinal++;
-		running.line = statement->line;
-		run(statement->sql);
-	}
-	error_context_stack = callback.previous;
-	SPI_finish();
-	/* Taken back, whatever the script has set, with LOCAL or without. */
-	AtEOXact_GUC(false, level);
-	PG_RETURN_INT32(list_length(statements));
+	PG_RETURN_TEXT_P(cstring_to_text(kr_script_place(text_or_null(fcinfo, 0),
+													 text_or_null(fcinfo, 1),
+													 text_or_null(fcinfo, 2))));
 }
