@@ -105,13 +105,14 @@ BEGIN
                                 ELSE 'Its id in the data source belongs to another tenant there.' END,
                   HINT = 'SELECT * FROM kessel.routes shows what is taken.';
     END;
-    PERFORM kessel._attach_tenant(new_id);
+    PERFORM kessel._settle_tenant(new_id);
     RETURN new_id;
 END
 $$;
 COMMENT ON FUNCTION kessel.create_tenant(text, text, text, text, text, uuid) IS
     'Creates a tenant in a data source (default: the default one) and returns its id. tenant_id_in_data_source: row isolation, the value of its rows'' tenant column (default: its id); schema isolation, '
-    'its schema, which must exist (default: t_ and the slug with _ for -). Errors: 22023 bad slug or isolation, 23505 taken, KR005 no such schema, KR006 source not safe for row isolation (DETAIL lists why), KR007, KR008 agent missing. For kessel_admin';
+    'its schema, which must exist (default: t_ and the slug with _ for -). Blueprints with for_new_tenants are applied there, to the version that the fleet has; that stays if this transaction rolls back, and does no harm. '
+    'Errors: 22023 bad slug or isolation, 23505 taken, KR005 no such schema, KR006 source not safe for row isolation (DETAIL lists why), KR007, KR008 agent missing, those of a migration with their own SQLSTATE. For kessel_admin';
 
 CREATE FUNCTION kessel.rename_tenant(tenant text, new_slug text, new_name text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -142,11 +143,11 @@ DECLARE
     tenant_id uuid := (kessel._tenant(tenant)).id;
 BEGIN
     UPDATE app.tenants t SET status = 'active' WHERE t.id = tenant_id AND t.status <> 'active';
-    PERFORM kessel._attach_tenant(tenant_id);
+    PERFORM kessel._settle_tenant(tenant_id);
 END
 $$;
 COMMENT ON FUNCTION kessel.resume_tenant(text) IS
-    'Lets a suspended tenant work again, after checking its data source as kessel.create_tenant does. Errors: KR002 and those of kessel.create_tenant. For kessel_admin';
+    'Lets a suspended tenant work again, after checking its data source, and applying what it lacks, as kessel.create_tenant does. Errors: KR002 and those of kessel.create_tenant. For kessel_admin';
 
 CREATE FUNCTION kessel.drop_tenant(tenant text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -154,6 +155,8 @@ DECLARE
     old app.tenants := kessel._tenant(tenant);
 BEGIN
     DELETE FROM app.tenants t WHERE t.id = old.id;
+    DELETE FROM kessel.migration_targets k
+    WHERE old.isolation = 'schema' AND k.data_source_id = old.data_source_id AND k.schema_name = old.tenant_id_in_data_source;
     IF EXISTS (SELECT FROM vault.keys k WHERE k.tenant_id = old.id AND k.status <> 'destroyed') THEN
         RAISE NOTICE 'secrets and sealed values of tenant "%" stay, with its keys', old.slug
             USING HINT = format('SELECT * FROM vault.shred_tenant(%L) destroys them.', old.id);
