@@ -242,6 +242,8 @@ DECLARE
     run kessel.migration_runs := kessel._run_mine(run_id);
     last_version integer := (SELECT max(m.version) FROM kessel.migrations m WHERE m.blueprint = run.blueprint);
 BEGIN
+    -- A migration that is being changed is waited for; later ones see that it may be applied.
+    PERFORM FROM kessel.blueprints b WHERE b.name = run.blueprint FOR SHARE;
     SELECT min(x.wave) INTO run.wave FROM kessel.migration_run_targets x WHERE x.run_id = run.run_id AND x.state = 'waiting';
     IF run.wave IS NULL THEN
         RETURN NULL;
@@ -522,6 +524,16 @@ BEGIN
     CALL kessel._run('rollback', blueprint, to_version, tenants, canary, max_parallel, on_error, max_failures, dry_run, timeout, lock_timeout, lock_retries, verify, run_id);
 END
 $$;
+COMMENT ON PROCEDURE kessel.migrate(text, integer, text[], text[], integer, text, integer, boolean, interval, interval, integer, boolean, uuid) IS
+    'Brings targets, the places where tenants'' data is, up to a version of a blueprint (NULL: the last), each in a transaction of its own there, many at once. One that has it already, or a higher one, is left as it is. '
+    'tenants: slugs or ids; NULL: all, also suspended ones, and data sources without a tenant yet. Who shares a database or schema is migrated together. Disabled data sources are left out. '
+    'canary: tenants whose places come first; NULL: that of the first by slug; empty: none. If one of them fails, nothing else is touched. on_error: stop begins no more after the first failure, or after more than max_failures; continue tries all. '
+    'dry_run: everything is done and rolled back there. timeout: for each target; lock_timeout: for each lock there, which is tried lock_retries times more, from half a second to half a minute apart. '
+    'verify false: those that are known here to have the version are not asked. run_id: an id for the run, see kessel.migration_progress; returns it. '
+    'Call it outside of a transaction block, in READ COMMITTED: it commits about twice a second. Cut off in any way, it is taken up by the next call that asks for the same. A run of all tenants sets the version that new tenants get, and brings router tables up to date that kessel.expose() has made. '
+    'Errors: KR013 some targets failed, everything else is done and recorded, see kessel.migration_run_targets; 55P03 another session migrates this blueprint; 25001, 2D000 inside a transaction block or not READ COMMITTED; 22023, 22004 bad argument; 42704, 42809 no such blueprint for data sources; KR002 no such tenant. For kessel_admin';
+COMMENT ON PROCEDURE kessel.rollback(text, integer, text[], text[], integer, text, integer, boolean, interval, interval, integer, boolean, uuid) IS
+    'Takes back what targets have above a version of a blueprint (0: all), the last migration first, by its down script. Arguments, waves, records and errors as kessel.migrate(); and 0A000, before any target is touched, where a migration has no down script that a target has or may have. For kessel_admin';
 REVOKE ALL ON PROCEDURE kessel.migrate(text, integer, text[], text[], integer, text, integer, boolean, interval, interval, integer, boolean, uuid),
     kessel.rollback(text, integer, text[], text[], integer, text, integer, boolean, interval, interval, integer, boolean, uuid) FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE kessel.migrate(text, integer, text[], text[], integer, text, integer, boolean, interval, interval, integer, boolean, uuid),
