@@ -57,6 +57,7 @@
 struct KrFleet
 {
 	MemoryContext cxt;
+	struct FleetOwner *owner;
 	const KrFleetProgram *program;	/* NULL: not begun */
 	TimestampTz deadline;		/* 0: none */
 	TimestampTz asked;			/* when kr_fleet_next() returned last */
@@ -84,7 +85,7 @@ struct KrFleet
 typedef struct FleetOwner
 {
 	MemoryContextCallback callback;
-	KrFleet    *fleet;
+	KrFleet    *fleet;			/* NULL: it has ended before */
 } FleetOwner;
 
 /* ---------- subtransactions ---------- */
@@ -659,8 +660,8 @@ memory_goes(void *arg)
 {
 	FleetOwner *owner = arg;
 
-	end_fleet(owner->fleet);
-	MemoryContextDelete(owner->fleet->cxt);
+	if (owner->fleet != NULL)
+		kr_fleet_end(owner->fleet);
 }
 
 /*
@@ -676,6 +677,7 @@ kr_fleet_create(MemoryContext cxt)
 	KrFleet    *fleet = MemoryContextAllocZero(own, sizeof(KrFleet));
 
 	fleet->cxt = own;
+	fleet->owner = owner;
 	dlist_init(&fleet->queues);
 	dlist_init(&fleet->running);
 	dlist_init(&fleet->resting);
@@ -710,6 +712,8 @@ void
 kr_fleet_end(KrFleet *fleet)
 {
 	end_fleet(fleet);
+	fleet->owner->fleet = NULL;
+	MemoryContextDelete(fleet->cxt);
 }
 
 /* ---------- the user's side ---------- */

@@ -149,7 +149,7 @@ extern KrFleet *kr_fleet_create(MemoryContext cxt);
 extern MemoryContext kr_fleet_memory(const KrFleet *fleet);
 extern void kr_fleet_begin(KrFleet *fleet, const KrFleetProgram *program);
 
-/* End it now. */
+/* End it now; its memory goes, too. */
 extern void kr_fleet_end(KrFleet *fleet);
 
 /* The next thing that has happened, waiting for it. False: nothing more will. */
@@ -285,6 +285,9 @@ extern void kr_fleet_finish(KrFleetTarget *target);
 extern void kr_fleet_fail(KrFleetTarget *target, ErrorData *error);
 extern void kr_fleet_fail_with(KrFleetTarget *target, void (*raise) (KrFleetTarget *target));
 extern void kr_fleet_rest(KrFleetTarget *target, ErrorData *error, int64 ms);
+
+/* Whose answer is due next; NULL: all is answered. */
+extern const KrFleetStep *kr_fleet_current_step(const KrFleetTarget *target);
 
 /* The error that is raised, in the target's memory. */
 extern ErrorData *kr_fleet_error(KrFleetTarget *target, void (*raise) (KrFleetTarget *target));

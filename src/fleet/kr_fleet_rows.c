@@ -109,7 +109,7 @@ append_field(StringInfo json, const char *name, const char *value)
 }
 
 Datum
-kr_fleet_error_to_jsonb(const ErrorData *error)
+kr_fleet_error_to_jsonb(const ErrorData *error, const char *more)
 {
 	StringInfoData json;
 
@@ -119,6 +119,7 @@ kr_fleet_error_to_jsonb(const ErrorData *error)
 	append_field(&json, "message", error->message ? error->message : "");
 	append_field(&json, "detail", error->detail);
 	append_field(&json, "hint", error->hint);
+	appendStringInfoString(&json, more);
 	appendStringInfoChar(&json, '}');
 	return jsonb_of_text(json.data);
 }

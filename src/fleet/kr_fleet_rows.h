@@ -18,8 +18,11 @@ extern Datum kr_fleet_row_to_jsonb(const PGresult *row, bool as_jsonb, bool *isn
 extern HeapTuple kr_fleet_row_to_tuple(const PGresult *row, const char *tenant,
 									   AttInMetadata *types);
 
-/* {"sqlstate": ..., "message": ..., "detail": ..., "hint": ...}, without what is not there */
-extern Datum kr_fleet_error_to_jsonb(const ErrorData *error);
+/*
+ * {"sqlstate": ..., "message": ..., "detail": ..., "hint": ...}, without what is not
+ * there; more: further members, as ", \"line\": 3", or empty
+ */
+extern Datum kr_fleet_error_to_jsonb(const ErrorData *error, const char *more);
 
 /* Raise a tenant's error here, as an ERROR or a WARNING. */
 extern void kr_fleet_report(const ErrorData *error, const char *tenant, int elevel);

@@ -226,7 +226,7 @@ kr_fleet_query(PG_FUNCTION_ARGS)
 		values[2] = c.value;
 		nulls[2] = c.isnull;
 		if (event.news == KR_FLEET_FAILED)
-			values[3] = kr_fleet_error_to_jsonb(event.error);
+			values[3] = kr_fleet_error_to_jsonb(event.error, "");
 		nulls[3] = event.news != KR_FLEET_FAILED;
 		values[4] = Float8GetDatum(event.ms);
 		SRF_RETURN_NEXT(funcctx, HeapTupleGetDatum(heap_form_tuple(funcctx->tuple_desc, values, nulls)));
@@ -302,7 +302,7 @@ put_outcome(ReturnSetInfo *rsinfo, const KrFleetEvent *event)
 		values[3] = Int64GetDatum((int64) event->target->rows);
 	}
 	else
-		values[4] = kr_fleet_error_to_jsonb(event->error);
+		values[4] = kr_fleet_error_to_jsonb(event->error, "");
 	values[5] = Float8GetDatum(event->ms);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }

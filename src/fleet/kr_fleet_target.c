@@ -182,9 +182,8 @@ expect(KrFleetTarget *target, KrFleetStepKind kind, int tag)
 	appendBinaryStringInfo(&target->steps, (const char *) &step, sizeof(step));
 }
 
-/* NULL: all is answered. */
-static const KrFleetStep *
-current_step(const KrFleetTarget *target)
+const KrFleetStep *
+kr_fleet_current_step(const KrFleetTarget *target)
 {
 	int			at = target->step * sizeof(KrFleetStep);
 
@@ -359,7 +358,7 @@ hear_error(KrFleetTarget *target)
 {
 	const KrFleetProgram *program = target->program;
 	bool		final = is_final(target->result);
-	const KrFleetStep *step = current_step(target);
+	const KrFleetStep *step = kr_fleet_current_step(target);
 
 	if (final && start_again(target))
 		return;
@@ -432,7 +431,7 @@ take_row(KrFleetTarget *target, const KrFleetStep *step)
 static KrFleetNews
 take_result(KrFleetTarget *target)
 {
-	const KrFleetStep *step = current_step(target);
+	const KrFleetStep *step = kr_fleet_current_step(target);
 
 	if (target->result == NULL)
 	{
@@ -479,7 +478,7 @@ take_result(KrFleetTarget *target)
 static bool
 can_read(KrFleetTarget *target)
 {
-	const KrFleetStep *step = current_step(target);
+	const KrFleetStep *step = kr_fleet_current_step(target);
 
 	if (!target->begun && (step->kind == KR_FLEET_ROWS_TOLD || step->kind == KR_FLEET_ROWS_DROPPED))
 		(void) PQsetSingleRowMode(target->pg);
@@ -490,7 +489,7 @@ can_read(KrFleetTarget *target)
 bool
 kr_fleet_awaits_row(const KrFleetTarget *target)
 {
-	const KrFleetStep *step = target->phase == KR_FLEET_RUNS ? current_step(target) : NULL;
+	const KrFleetStep *step = target->phase == KR_FLEET_RUNS ? kr_fleet_current_step(target) : NULL;
 
 	return step != NULL && step->kind == KR_FLEET_ROWS_TOLD;
 }
@@ -532,7 +531,7 @@ kr_fleet_advance(KrFleetTarget *target)
 
 	while (news == KR_FLEET_NOTHING && target->phase == KR_FLEET_RUNS)
 	{
-		if (current_step(target) == NULL)
+		if (kr_fleet_current_step(target) == NULL)
 			send_trip(target, target->program->proceed);
 		else if (!can_read(target))
 			break;

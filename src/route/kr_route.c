@@ -337,6 +337,32 @@ kr_source_by_id(const pg_uuid_t *id, const char *purpose)
 	return source;
 }
 
+static char *
+copy_text(const char *text)
+{
+	return text ? pstrdup(text) : NULL;
+}
+
+KrSource *
+kr_source_copy(const KrSource *source)
+{
+	KrSource   *copy = palloc(sizeof(KrSource));
+
+	*copy = *source;
+	copy->name = copy_text(source->name);
+	copy->schema = copy_text(source->schema);
+	copy->username = copy_text(source->username);
+	copy->password = copy_text(source->password);
+	copy->keywords = palloc(sizeof(char *) * Max(source->noptions, 1));
+	copy->values = palloc(sizeof(char *) * Max(source->noptions, 1));
+	for (int i = 0; i < source->noptions; i++)
+	{
+		copy->keywords[i] = pstrdup(source->keywords[i]);
+		copy->values[i] = pstrdup(source->values[i]);
+	}
+	return copy;
+}
+
 static const KrSource *
 find_source_by_name(const char *name)
 {

@@ -85,6 +85,9 @@ extern const KrSource *kr_source_by_name(const char *name);
 /* A data source by id with the credential of a purpose; owner falls back to runtime. */
 extern const KrSource *kr_source_by_id(const pg_uuid_t *id, const char *purpose);
 
+/* A copy in the current memory context, for who works longer than the transaction. */
+extern KrSource *kr_source_copy(const KrSource *source);
+
 /* Mix a text (or NULL) into a stamp. */
 extern uint64 kr_source_stamp_text(uint64 stamp, const char *text);
 
