@@ -9,6 +9,10 @@ SRCS         = $(sort $(wildcard src/*.c src/*/*.c))
 OBJS         = $(SRCS:.c=.o)
 KR_HEADERS   = $(sort $(wildcard src/*.h src/*/*.h))
 SQL_MODULES  = $(sort $(wildcard sql/modules/*.sql))
+# Built in, each after those that it requires.
+BLUEPRINTS   = core
+BLUEPRINT_DIRS = $(addprefix sql/blueprints/,$(BLUEPRINTS))
+SCRIPTS      = bin/kessel-load-blueprint
 DATA_built   = sql/$(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN  = $(DATA_built) tmp_check results regression.diffs regression.out
 
@@ -29,8 +33,9 @@ endif
 # Packaged servers are built without --enable-depend: any header rebuilds all.
 $(OBJS): $(KR_HEADERS)
 
-$(DATA_built): $(SQL_MODULES) Makefile
-	cat $(SQL_MODULES) > $@.tmp && mv $@.tmp $@
+$(DATA_built): $(SQL_MODULES) $(wildcard $(addsuffix /*,$(BLUEPRINT_DIRS))) $(SCRIPTS) Makefile
+	{ cat $(SQL_MODULES) && bin/kessel-load-blueprint --print $(BLUEPRINT_DIRS) && \
+	  echo 'UPDATE kessel.migrations SET author = NULL; UPDATE kessel.blueprints SET built_in = true;'; } > $@.tmp && mv $@.tmp $@
 
 # What runs scripts. A line "name: ## text" shows in make help.
 .PHONY: help deps test test-matrix test-sanitize test-fuzz bench

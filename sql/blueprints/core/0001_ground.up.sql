@@ -1,0 +1,107 @@
+-- The ground of an infra database: roles and the schema auth as Supabase makes
+-- them. What is there already, made by Supabase or by somebody else, is used as it
+-- is. What is made here has a comment that begins with "kessel_router core:", by
+-- which the way back knows it.
+
+-- Roles belong to the cluster, and other databases may use them: they are made
+-- where missing and never dropped.
+DO $$
+DECLARE
+    inherits text := CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN ' WITH INHERIT TRUE' ELSE '' END;
+    member record;
+BEGIN
+    IF to_regrole('anon') IS NULL THEN
+        CREATE ROLE anon NOLOGIN;
+        COMMENT ON ROLE anon IS 'apps before sign-in';
+    END IF;
+    IF to_regrole('authenticated') IS NULL THEN
+        CREATE ROLE authenticated NOLOGIN;
+        COMMENT ON ROLE authenticated IS 'apps of a user who has signed in';
+    END IF;
+    IF to_regrole('service_role') IS NULL THEN
+        CREATE ROLE service_role NOLOGIN BYPASSRLS;
+        COMMENT ON ROLE service_role IS 'backends that act for everybody: not for browsers';
+    END IF;
+
+    -- What the router asks of its callers are privileges, which a role that is
+    -- NOINHERIT, as Supabase makes these, gets from no other.
+    FOR member IN
+        SELECT r.oid, r.rolname, r.rolinherit, g.rolname AS of
+        FROM (VALUES ('authenticated', 'kessel_user'), ('service_role', 'kessel_service')) AS t(role, of)
+        JOIN pg_catalog.pg_roles r ON r.rolname = t.role
+        JOIN pg_catalog.pg_roles g ON g.rolname = t.of
+        WHERE NOT pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE')
+    LOOP
+        EXECUTE pg_catalog.format('GRANT %I TO %I%s', member.of, member.rolname, inherits);
+        IF inherits = '' AND NOT member.rolinherit THEN
+            EXECUTE pg_catalog.format('ALTER ROLE %I INHERIT', member.rolname);
+        END IF;
+    END LOOP;
+END
+$$;
+
+DO $$
+BEGIN
+    IF to_regnamespace('auth') IS NULL THEN
+        CREATE SCHEMA auth;
+        COMMENT ON SCHEMA auth IS 'kessel_router core: users, and what the session''s claims say of them';
+        GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
+    END IF;
+
+    IF to_regclass('auth.users') IS NULL THEN
+        CREATE TABLE auth.users (
+            id                 uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+            aud                text DEFAULT 'authenticated',
+            role               text DEFAULT 'authenticated',
+            email              text,
+            encrypted_password text,
+            email_confirmed_at timestamptz,
+            invited_at         timestamptz,
+            last_sign_in_at    timestamptz,
+            raw_app_meta_data  jsonb DEFAULT '{}',
+            raw_user_meta_data jsonb DEFAULT '{}',
+            is_super_admin     boolean,
+            phone              text UNIQUE,
+            phone_confirmed_at timestamptz,
+            confirmed_at       timestamptz GENERATED ALWAYS AS (LEAST(email_confirmed_at, phone_confirmed_at)) STORED,
+            banned_until       timestamptz,
+            is_sso_user        boolean NOT NULL DEFAULT false,
+            is_anonymous       boolean NOT NULL DEFAULT false,
+            deleted_at         timestamptz,
+            created_at         timestamptz DEFAULT now(),
+            updated_at         timestamptz DEFAULT now()
+        );
+        -- Single sign-on may know one address by several providers.
+        CREATE UNIQUE INDEX users_email ON auth.users (lower(email)) WHERE NOT is_sso_user;
+        CREATE INDEX users_created_at ON auth.users (created_at);
+        ALTER TABLE auth.users ENABLE ROW LEVEL SECURITY;
+        COMMENT ON TABLE auth.users IS 'kessel_router core: who can sign in. For the roles that own it and that bypass row security';
+    END IF;
+
+    -- Bodies are parsed here, so that no search_path matters later, and inlined
+    -- into policies. A setting that has been set in the session before is empty.
+    IF to_regprocedure('auth.jwt()') IS NULL THEN
+        CREATE FUNCTION auth.jwt() RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE
+        RETURN coalesce(nullif(current_setting('request.jwt.claim', true), ''), nullif(current_setting('request.jwt.claims', true), ''))::jsonb;
+        COMMENT ON FUNCTION auth.jwt() IS 'kessel_router core: the session''s claims; NULL where there are none';
+    END IF;
+    IF to_regprocedure('auth.uid()') IS NULL THEN
+        CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
+        RETURN coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''),
+                        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid;
+        COMMENT ON FUNCTION auth.uid() IS 'kessel_router core: id of the user whose claims these are; NULL where there are none';
+    END IF;
+    IF to_regprocedure('auth.role()') IS NULL THEN
+        CREATE FUNCTION auth.role() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+        RETURN coalesce(nullif(current_setting('request.jwt.claim.role', true), ''),
+                        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role');
+        COMMENT ON FUNCTION auth.role() IS 'kessel_router core: role of the claims; NULL where there are none';
+    END IF;
+    IF to_regprocedure('auth.email()') IS NULL THEN
+        CREATE FUNCTION auth.email() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+        RETURN coalesce(nullif(current_setting('request.jwt.claim.email', true), ''),
+                        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email');
+        COMMENT ON FUNCTION auth.email() IS 'kessel_router core: e-mail address of the claims; NULL where there are none';
+    END IF;
+END
+$$;
