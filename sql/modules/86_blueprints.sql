@@ -121,6 +121,21 @@ BEGIN
 END
 $$;
 
+-- A run has read the migrations. It locks the blueprint's row when it has its own
+-- lock, so with ours of _blueprint() either it waits for us or we find it.
+CREATE FUNCTION kessel._check_not_running(name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    holder integer := kessel._run_holder(name);
+BEGIN
+    IF holder IS NOT NULL THEN
+        RAISE EXCEPTION 'blueprint "%" is being migrated', name
+            USING ERRCODE = 'object_in_use', DETAIL = format('Process %s is at it. Meanwhile migrations can be added only.', holder),
+                  HINT = 'SELECT * FROM kessel.migration_progress shows how far it is. Wait for it.';
+    END IF;
+END
+$$;
+
 -- The blueprint itself and what it needs, in the order of setup; an error where it
 -- needs itself.
 CREATE FUNCTION kessel._required(names text[]) RETURNS TABLE (name text, ordinal integer)
@@ -239,6 +254,7 @@ BEGIN
                   HINT = CASE old.applies_to WHEN 'infra' THEN format('SELECT * FROM kessel.teardown(%L) takes back what it has made.', name)
                               ELSE format('CALL kessel.rollback(%L, 0) takes back what it has made.', name) END;
     END IF;
+    PERFORM kessel._check_not_running(name);
     SELECT b.name INTO other FROM kessel.blueprints b WHERE old.name = ANY (b.requires) ORDER BY 1 LIMIT 1;
     IF other IS NOT NULL THEN
         RAISE EXCEPTION 'blueprint "%" is in use', name
@@ -248,7 +264,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kessel.drop_blueprint(text) IS
-    'Forgets a blueprint and its migrations. Errors: 22004 NULL, 42704 it does not exist, 55000 it was applied somewhere, another one requires it, or it comes with the extension. For kessel_admin';
+    'Forgets a blueprint and its migrations. Errors: 22004 NULL, 42704 it does not exist, 55000 it was applied somewhere, another one requires it, or it comes with the extension, 55006 it is being migrated. For kessel_admin';
 
 -- ---------- migrations ----------
 
@@ -317,6 +333,7 @@ BEGIN
           AND (kessel._may_write_for(_change_migration.author, m.author) OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = m.author));
         RETURN;
     END IF;
+    PERFORM kessel._check_not_running(old.blueprint);
     IF old.up <> up THEN
         place := kessel._applied_where(old.blueprint, old.version);
         IF place IS NOT NULL THEN
@@ -406,7 +423,7 @@ COMMENT ON FUNCTION kessel.add_migration(text, text, text, text, boolean) IS
     'What is added again as it is stays; up can be changed while it is applied nowhere, down and transactional always. Blanks at the end of a script do not count. '
     'Errors: 22004 NULL, 22023 bad name, no statement, or an index made CONCURRENTLY without a name, 42704 no such blueprint, 42601 what does not parse, or a command of psql, 2D000 transaction control, '
     '0A000 COPY FROM STDIN or TO STDOUT, or transactional => false for the infra database, 25001 what cannot run in a transaction, 23505 another one has that version, '
-    '55000 changed after it was applied, below a version that was applied, or the blueprint comes with the extension. For kessel_admin';
+    '55000 changed after it was applied, below a version that was applied, or the blueprint comes with the extension, 55006 changed while it is being migrated. For kessel_admin';
 
 CREATE FUNCTION kessel.drop_migration(blueprint text, name text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -426,15 +443,16 @@ BEGIN
         RAISE EXCEPTION 'migration "%" of blueprint "%" cannot be dropped', old.name, within.name
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = place;
     END IF;
+    PERFORM kessel._check_not_running(within.name);
     DELETE FROM kessel.migrations m WHERE m.blueprint = within.name AND m.version = old.version;
 END
 $$;
 COMMENT ON FUNCTION kessel.drop_migration(text, text) IS
-    'Forgets a migration that was applied nowhere. Errors: 22004 NULL blueprint, 42704 it does not exist, 55000 it was applied somewhere, or comes with the extension. For kessel_admin';
+    'Forgets a migration that was applied nowhere. Errors: 22004 NULL blueprint, 42704 it does not exist, 55000 it was applied somewhere, or comes with the extension, 55006 the blueprint is being migrated. For kessel_admin';
 
 REVOKE ALL ON FUNCTION
     kessel._script_statements(text, text), kessel._script_place(text, text, text), kessel._applied_places(text, integer), kessel._applied_where(text, integer),
-    kessel._blueprint(text), kessel._required(text[]), kessel._check_requires(text, text, text[]), kessel._check_script(kessel.blueprints, text, text, text, boolean),
+    kessel._blueprint(text), kessel._check_not_running(text), kessel._required(text[]), kessel._check_requires(text, text, text[]), kessel._check_script(kessel.blueprints, text, text, text, boolean),
     kessel._version_of(text), kessel._may_write_for(name, name), kessel._change_migration(kessel.migrations, text, text, boolean, name), kessel._checksum(text),
     kessel._add_migration(text, text, text, text, boolean, name),
     kessel.add_blueprint(text, text, text, boolean, text[]), kessel.drop_blueprint(text),

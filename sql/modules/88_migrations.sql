@@ -135,6 +135,8 @@ BEGIN
     -- Whoever just held it may be gone by the time we ask who it is.
     FOR i IN 1 .. 3 LOOP
         IF kessel._run_try_lock(kessel._run_key(blueprint)) THEN
+            -- Who is changing its migrations comes first; who comes later sees the lock.
+            PERFORM FROM kessel.blueprints b WHERE b.name = _run_lock.blueprint FOR SHARE;
             RETURN;
         END IF;
         holder := kessel._run_holder(blueprint);

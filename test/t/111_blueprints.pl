@@ -147,6 +147,42 @@ sub waits
     $_->quit foreach $one, $two;
 }
 
+# ---------- while the fleet is migrated ----------
+
+{
+    my $d = $k->data_cluster('solo');
+    $k->data_source($d, isolation => 'database');
+    $k->exec("SELECT kessel.create_tenant('a', data_source => 'solo')");
+    my ($one, $two, $there) = ($k->session(user => 'admin'), $k->session(user => 'admin'), KesselTest::Session->new([ 'psql', '-XqAt', '-d', "host=@{[$d->{node}->host]} port=$d->{port} user=postgres dbname=$d->{db}" ], ''));
+
+    $there->run('SELECT pg_advisory_lock(8)');
+    $one->run("SELECT kessel.add_blueprint('f'); SELECT kessel.add_migration('f', '1_a', 'SELECT pg_advisory_xact_lock(8)', '--'); SELECT kessel.add_migration('f', '2_b', 'SELECT 2', '--')");
+    $one->start("CALL kessel.migrate('f', 1)");
+    ok($d->{node}->poll_query_until($d->{db}, "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), 'a migration of the fleet is under way');
+    foreach my $sql ("SELECT kessel.add_migration('f', '2_b', 'SELECT 22', '--')", "SELECT kessel.add_migration('f', '1_a', 'SELECT pg_advisory_xact_lock(8)', 'SELECT 1')",
+        "SELECT kessel.drop_migration('f', '2_b')")
+    {
+        like_error($two->run($sql), '55006', qr/is being migrated/, "refused meanwhile: $sql", hint => qr/Wait/);
+    }
+    is($two->run("SELECT kessel.drop_blueprint('f')")->{state}, '55000', 'nor can it be dropped');
+    is($two->run("SELECT kessel.add_migration('f', '2_b', 'SELECT 2', '--'); SELECT kessel.add_migration('f', '3_c', 'SELECT 3', '--')")->{state}, '', 'one can be added');
+    $there->quit;
+    is($one->finish->{state}, '', 'it is done');
+    $r = $two->run("SELECT kessel.add_migration('f', '1_a', 'SELECT 1', '--')");
+    like_error($r, '55000', qr/applied already/, 'what was applied cannot be changed');
+    is($r->{detail}, 'It was applied in schema "public" of data source "solo".', 'and it says where');
+
+    $two->run("BEGIN; SELECT kessel.add_migration('f', '2_b', 'CREATE TABLE changed ()', 'DROP TABLE changed')");
+    $one->start("CALL kessel.migrate('f', 2)");
+    ok(waits($one), 'a run waits for who changes a migration');
+    $two->run('COMMIT');
+    is($one->finish->{state}, '', 'and does it');
+    is($k->data_exec($d, "SELECT to_regclass('public.changed') IS NOT NULL"), 't', 'as it is then');
+    is($one->run("CALL kessel.rollback('f', 0)")->{state}, '', 'taken back');
+    is($one->run("SELECT kessel.drop_blueprint('f')")->{state}, '', 'it can be dropped');
+    $_->quit foreach $one, $two;
+}
+
 # ---------- folders ----------
 
 sub put
