@@ -247,19 +247,19 @@ COMMENT ON FUNCTION kessel.install_agent(text) IS
     'Puts the agent into a data source or brings it up to date, with the owner credential (else the runtime one), and lets the runtime role use it. Returns the agent''s version. '
     'Run again after the runtime role has changed. KR007 unknown data source; errors of the data source come with their own SQLSTATE. For kessel_admin';
 
--- As the runtime role sees itself: every role it can become, what those own,
--- and everything it can touch. Written for PostgreSQL 12 and later.
+-- What the runtime role can become, what those roles own, and everything it can
+-- touch. $1: shared tables, $2: the role, who need not be the one that asks. Written for PostgreSQL 12 and later.
 CREATE FUNCTION kessel._row_safety_query() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN $query$
 WITH me AS MATERIALIZED (
     SELECT r.*,
-           CASE WHEN r.rolname = session_user THEN format('role "%s"', r.rolname)
-                ELSE format('role "%s", as a member of "%s",', session_user, r.rolname) END AS who
+           CASE WHEN r.rolname = $2 THEN format('role "%s"', r.rolname)
+                ELSE format('role "%s", as a member of "%s",', $2, r.rolname) END AS who
     FROM pg_roles r
     -- A superuser is a member of every role, which says nothing.
-    WHERE r.rolname = session_user
-       OR pg_has_role(session_user, r.oid, 'MEMBER') AND NOT (SELECT s.rolsuper FROM pg_roles s WHERE s.rolname = session_user)
+    WHERE r.rolname = $2
+       OR pg_has_role($2::name, r.oid, 'MEMBER') AND NOT (SELECT s.rolsuper FROM pg_roles s WHERE s.rolname = $2)
 ), exposed AS MATERIALIZED (
     SELECT c.oid, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.reloptions,
            format('%I.%I', n.nspname, c.relname) AS name,
@@ -334,7 +334,8 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shared text := coalesce((SELECT s.options -> 'shared_tables' FROM app.data_sources s WHERE s.id = data_source_id), '[]')::text;
 BEGIN
-    RETURN QUERY SELECT r[1] FROM kessel._remote_query(data_source_id, 'runtime', kessel._row_safety_query(), ARRAY[shared]) r;
+    RETURN QUERY SELECT r[1] FROM kessel._remote_query(data_source_id, 'runtime', kessel._row_safety_query(),
+        ARRAY[shared, (SELECT r[1] FROM kessel._remote_query(data_source_id, 'runtime', 'SELECT session_user') r)]) r;
 END
 $$;
 REVOKE ALL ON FUNCTION kessel._row_safety(uuid) FROM PUBLIC;

@@ -43,6 +43,7 @@ typedef struct KrMigrateProgram
 	KrMigration *migrations;	/* all of the blueprint, by version */
 	int			nmigrations;
 	List	   *install;		/* statements that make the record, of KrScriptStatement */
+	char	   *row_safety;		/* what tells why tenants could see each other's rows */
 	pg_uuid_t  *sources;		/* of each target */
 	char	  **schemas;
 } KrMigrateProgram;
@@ -96,6 +97,7 @@ typedef struct KrMigrateWork
 	const KrMigrateProgram *program;
 	const char *schema;
 	const char *runtime;		/* the runtime role's name; NULL: there is none */
+	const char *shared_tables;	/* of row isolation: those meant for all tenants, as jsonb */
 	int			attempts;
 	KrMigrateTrip trip;
 	bool		has_schema;
@@ -122,6 +124,7 @@ typedef struct KrMigrateWork
 	bool		ran;			/* something of a migration was sent */
 	bool		was_reset;
 	int			line;			/* of the script, in which the error is; 0: not known */
+	const char *unsafe;			/* why tenants could see each other's rows; NULL: they could not */
 } KrMigrateWork;
 
 static inline KrMigrateWork *

@@ -199,13 +199,15 @@ read_migrations(KrMigrateProgram *program)
 	}
 }
 
+/* What is sent to each target, whatever is migrated. */
 static char *
-read_install_script(MemoryContext cxt)
+read_own_scripts(KrMigrateProgram *program)
 {
 	static SPIPlanPtr plan = NULL;
 
-	kr_spi_read(&plan, "SELECT kessel._migrations_script()", 0, NULL, NULL);
-	return kr_spi_text(0, 1, cxt);
+	kr_spi_read(&plan, "SELECT kessel._migrations_script(), kessel._row_safety_query()", 0, NULL, NULL);
+	program->row_safety = kr_spi_text(0, 2, program->cxt);
+	return kr_spi_text(0, 1, program->cxt);
 }
 
 static void
@@ -216,7 +218,7 @@ read_catalogue(KrMigrateProgram *program)
 
 	kr_spi_begin(&spi);
 	read_migrations(program);
-	script = read_install_script(program->cxt);
+	script = read_own_scripts(program);
 	kr_spi_end(&spi);
 	if (program->nmigrations == 0)
 		ereport(ERROR,

@@ -38,7 +38,7 @@
 /* Tags of steps that are no statement of a migration; those of migrations are > 0. */
 enum
 {
-	TAG_OTHER = 0, TAG_SCHEMA = -1, TAG_RECORD = -2, TAG_COMMIT = -3, TAG_ROLLBACK = -4, TAG_INDEX = -5
+	TAG_OTHER = 0, TAG_SCHEMA = -1, TAG_RECORD = -2, TAG_COMMIT = -3, TAG_ROLLBACK = -4, TAG_INDEX = -5, TAG_SAFETY = -6
 };
 
 /* What is queued in a trip, roughly. */
@@ -112,24 +112,27 @@ kr_migrate_place(const KrFleetTarget *target, const KrMigration **migration,
 
 /* ---------- whose turn ---------- */
 
-/* NULL: none. */
-static char *
-runtime_role(const pg_uuid_t *source_id)
+static void
+read_source(KrMigrateWork *work, const pg_uuid_t *source_id)
 {
 	static SPIPlanPtr plan = NULL;
 	static const Oid argtypes[] = {UUIDOID};
 	MemoryContext cxt = CurrentMemoryContext;
 	Datum		value = UUIDPGetDatum(source_id);
-	char	   *role;
 	KrSpi		spi;
 
 	kr_spi_begin(&spi);
 	kr_spi_read(&plan,
-				"SELECT username FROM app.data_source_credentials WHERE data_source_id = $1 AND purpose = 'runtime'",
+				"SELECT coalesce(s.options -> 'shared_tables', '[]')::text, c.username FROM app.data_sources s "
+				"LEFT JOIN app.data_source_credentials c ON c.data_source_id = s.id AND c.purpose = 'runtime' "
+				"WHERE s.id = $1",
 				1, argtypes, &value);
-	role = SPI_processed == 1 ? kr_spi_text(0, 1, cxt) : NULL;
+	if (SPI_processed == 1)
+	{
+		work->shared_tables = kr_spi_text(0, 1, cxt);
+		work->runtime = kr_spi_text(0, 2, cxt);
+	}
 	kr_spi_end(&spi);
-	return role;
 }
 
 static void
@@ -153,7 +156,7 @@ raise_resolve(KrFleetTarget *target)
 				 errhint("An administrator can call kessel.alter_data_source() with status => 'active'.")));
 	target->source = kr_source_copy(source);
 	target->label = target->source->name;
-	work->runtime = runtime_role(id);
+	read_source(work, id);
 }
 
 /* ---------- errors ---------- */
@@ -202,6 +205,17 @@ raise_ended_transaction(KrFleetTarget *target)
 			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 			 errmsg("a statement has ended the transaction of the migration"),
 			 errdetail("What it did in it may be committed.")));
+}
+
+static void
+raise_unsafe(KrFleetTarget *target)
+{
+	ereport(ERROR,
+			(errcode(KR_ERR_UNSAFE_SOURCE),
+			 errmsg("data source \"%s\" would not be safe for row isolation", target->source->name),
+			 errdetail("%s", kr_migrate_work(target)->unsafe),
+			 errhint("Protect each table that the migration makes with kessel_agent.protect('table'). "
+					 "Tables that are meant for all tenants go into the data source's option shared_tables.")));
 }
 
 static void
@@ -324,15 +338,49 @@ queue_limits(KrFleetTarget *target, bool is_local)
 static void
 queue_context(KrFleetTarget *target, bool is_local)
 {
-	const char *values[2];
+	const char *values[3];
 
 	values[0] = psprintf("%s, pg_temp", quote_identifier(kr_migrate_work(target)->schema));
 	values[1] = is_local ? "true" : "false";
+	values[2] = kr_isolation_name(target->source->isolation);
 	command(target, TAG_OTHER,
 			"SELECT pg_catalog.set_config('search_path', $1, $2::pg_catalog.bool), "
 			"pg_catalog.set_config('standard_conforming_strings', 'on', $2::pg_catalog.bool), "
-			"pg_catalog.set_config('check_function_bodies', 'on', $2::pg_catalog.bool)",
-			2, values);
+			"pg_catalog.set_config('check_function_bodies', 'on', $2::pg_catalog.bool), "
+			"pg_catalog.set_config('kessel_agent.isolation', $3, $2::pg_catalog.bool)",
+			3, values);
+}
+
+/*
+ * Could tenants who share the tables see each other's rows, once this is committed?
+ * What runs outside of a transaction is not asked for: kessel.test_data_source() tells.
+ */
+static void
+queue_safety(KrFleetTarget *target)
+{
+	const KrMigrateWork *work = kr_migrate_work(target);
+	const char *values[2] = {work->shared_tables, work->runtime};
+
+	if (target->source->isolation != KR_ISOLATION_ROW || work->runtime == NULL)
+		return;
+	command(target, TAG_OTHER, "SET LOCAL search_path = pg_catalog, pg_temp", 0, NULL);
+	command(target, TAG_SAFETY, work->program->row_safety, 2, values);
+}
+
+static void
+take_safety(KrFleetTarget *target)
+{
+	KrMigrateWork *work = kr_migrate_work(target);
+	StringInfoData reasons;
+
+	if (PQntuples(target->result) == 0)
+		return;
+	initStringInfo(&reasons);
+	for (int i = 0; i < PQntuples(target->result) && i < 20; i++)
+		appendStringInfo(&reasons, "%s%s", i > 0 ? "\n" : "",
+						 kr_remote_clean_text(PQgetvalue(target->result, i, 0)));
+	work->unsafe = reasons.data;
+	kr_fleet_fail_with(target, raise_unsafe);
 }
 
 /*
@@ -527,6 +575,8 @@ queue_some(KrFleetTarget *target)
 		if (bytes >= TRIP_BYTES || ++count >= TRIP_STATEMENTS)
 			break;
 	}
+	if (work->task >= work->ntasks || !task_of(work)->migration->transactional)
+		queue_safety(target);
 	kr_fleet_queue_sync(target);
 }
 
@@ -833,6 +883,9 @@ take(KrFleetTarget *target, const KrFleetStep *step)
 			break;
 		case TAG_INDEX:
 			take_index(work, target->result);
+			break;
+		case TAG_SAFETY:
+			take_safety(target);
 			break;
 		case TAG_COMMIT:
 			target->commits = false;

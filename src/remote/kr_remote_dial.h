@@ -84,6 +84,9 @@ extern void kr_cancel_end(KrCancel *cancel);
 extern void kr_remote_raise_result(const PGresult *result, const char *source,
 								   const char *tenant, const char *sql,
 								   bool withhold) pg_attribute_noreturn();
+/* A copy that is well-formed in our encoding, whatever the data source has sent. */
+extern char *kr_remote_clean_text(const char *text);
+
 extern void kr_remote_raise_lost(PGconn *pg, const char *source) pg_attribute_noreturn();
 
 #endif							/* KR_REMOTE_DIAL_H */

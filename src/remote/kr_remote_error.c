@@ -17,9 +17,8 @@
 #include "kr_remote_internal.h"
 #include "kr_session.h"
 
-/* A copy that is well-formed in our encoding, whatever the data source has sent. */
-static char *
-clean_text(const char *text)
+char *
+kr_remote_clean_text(const char *text)
 {
 	char	   *result = pchomp(text);
 
@@ -39,7 +38,7 @@ field(const PGresult *result, int code)
 {
 	const char *value = PQresultErrorField(result, code);
 
-	return value ? clean_text(value) : NULL;
+	return value ? kr_remote_clean_text(value) : NULL;
 }
 
 static int
@@ -91,7 +90,7 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 		strspn(sqlstate, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5)
 		sqlstate = "08006";
 	if (message == NULL)
-		message = clean_text(PQresultErrorMessage(result));
+		message = kr_remote_clean_text(PQresultErrorMessage(result));
 
 	if (hint == NULL && tenant != NULL && tenant[0] != '\0' &&
 		(strcmp(sqlstate, "42P01") == 0 || strcmp(sqlstate, "42703") == 0))
@@ -127,7 +126,7 @@ kr_remote_raise_result(const PGresult *result, const char *source,
 void
 kr_remote_raise_lost(PGconn *pg, const char *source)
 {
-	char	   *reason = clean_text(PQerrorMessage(pg));
+	char	   *reason = kr_remote_clean_text(PQerrorMessage(pg));
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -195,7 +194,7 @@ kr_remote_refused_login(PGconn *pg)
 char *
 kr_remote_reason(PGconn *pg)
 {
-	char	   *reason = clean_text(PQerrorMessage(pg));
+	char	   *reason = kr_remote_clean_text(PQerrorMessage(pg));
 	char	   *location = strstr(reason, "\nLOCATION:");
 
 	if (location != NULL)
