@@ -364,8 +364,6 @@ kr_script_split(const char *script)
 		statement->alone = alone_of(raw->stmt);
 		if (IsA(raw->stmt, IndexStmt))
 			take_index(statement, (IndexStmt *) raw->stmt);
-		statement->adds_enum_value = IsA(raw->stmt, AlterEnumStmt) &&
-			((AlterEnumStmt *) raw->stmt)->oldVal == NULL;
 		statements = lappend(statements, statement);
 	}
 	scanner_finish(scan.scanner);

@@ -26,9 +26,6 @@ typedef struct KrScriptStatement
 	char	   *index_schema;	/* as it is written, perhaps "@tenant"; NULL: by search_path */
 	char	   *index_table;
 	char	   *index_name;		/* NULL: PostgreSQL chooses one */
-
-	/* ALTER TYPE ... ADD VALUE: the value cannot be used before a commit. */
-	bool		adds_enum_value;
 } KrScriptStatement;
 
 /*

@@ -67,7 +67,9 @@ GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
 SQL
 my $theirs = "SELECT p.oid, p.xmin, p.prosrc FROM pg_proc p WHERE pronamespace = 'auth'::regnamespace AND proname <> 'jwt' UNION ALL SELECT c.oid, c.xmin, relowner::text FROM pg_class c WHERE relnamespace = 'auth'::regnamespace UNION ALL SELECT n.oid, n.xmin, nspacl::text FROM pg_namespace n WHERE nspname = 'auth' ORDER BY 1";
 my $before = $k->exec($theirs, db => 'supabase');
-is($k->run('SELECT * FROM kessel.setup()', db => 'supabase')->{state}, '', 'set up where auth is there already');
+$r = $k->run('SELECT * FROM kessel.setup()', db => 'supabase');
+is($r->{state}, '', 'set up where auth is there already');
+like($r->{err}, qr/NOTICE: .*schema auth is there already .* role "supabase_auth_admin"/, 'and whose it is');
 is($k->exec($theirs, db => 'supabase'), $before, 'what is there is used as it is');
 is($k->exec("SELECT auth.jwt() IS NULL, auth.role()", db => 'supabase'), 't|theirs', 'what is missing is made');
 is($k->exec("SELECT pg_has_role('authenticated', 'kessel_user', 'USAGE'), pg_has_role('service_role', 'kessel_service', 'USAGE')"), 't|t', 'the router knows the roles, which are NOINHERIT there');
