@@ -1,5 +1,7 @@
 -- What has the comment that 0001_ground.up.sql gives; roles stay. Fails where
 -- something else depends on it, or is in the schema.
+SET search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     made text := 'kessel_router core:%';

@@ -3,6 +3,8 @@
 -- is. What is made here has a comment that begins with "kessel_router core:", by
 -- which the way back knows it.
 
+SET search_path = pg_catalog, pg_temp;
+
 -- Roles belong to the cluster, and other databases may use them: they are made
 -- where missing and never dropped.
 DO $$
@@ -28,13 +30,13 @@ BEGIN
     FOR member IN
         SELECT r.oid, r.rolname, r.rolinherit, g.rolname AS of
         FROM (VALUES ('authenticated', 'kessel_user'), ('service_role', 'kessel_service')) AS t(role, of)
-        JOIN pg_catalog.pg_roles r ON r.rolname = t.role
-        JOIN pg_catalog.pg_roles g ON g.rolname = t.of
-        WHERE NOT pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE')
+        JOIN pg_roles r ON r.rolname = t.role
+        JOIN pg_roles g ON g.rolname = t.of
+        WHERE NOT pg_has_role(r.oid, g.oid, 'USAGE')
     LOOP
-        EXECUTE pg_catalog.format('GRANT %I TO %I%s', member.of, member.rolname, inherits);
+        EXECUTE format('GRANT %I TO %I%s', member.of, member.rolname, inherits);
         IF inherits = '' AND NOT member.rolinherit THEN
-            EXECUTE pg_catalog.format('ALTER ROLE %I INHERIT', member.rolname);
+            EXECUTE format('ALTER ROLE %I INHERIT', member.rolname);
         END IF;
     END LOOP;
 END
@@ -49,7 +51,7 @@ BEGIN
     ELSE
         -- Policies believe what its functions say, so whoever owns it has to be trusted.
         RAISE NOTICE 'schema auth is there already and is used as it is; it belongs to role "%"',
-            (SELECT pg_catalog.pg_get_userbyid(n.nspowner) FROM pg_catalog.pg_namespace n WHERE n.nspname = 'auth');
+            (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'auth');
     END IF;
 
     IF to_regclass('auth.users') IS NULL THEN
