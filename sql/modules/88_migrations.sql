@@ -80,7 +80,7 @@ COMMENT ON TABLE kessel.migration_run_targets IS 'What became of each target in 
 COMMENT ON COLUMN kessel.migration_run_targets.tenants IS 'Slugs of those who live there, at the beginning of the run';
 COMMENT ON COLUMN kessel.migration_run_targets.state IS 'waiting, running, done, failed; skipped: not begun, note says why; unknown: the connection was lost while it committed';
 COMMENT ON COLUMN kessel.migration_run_targets.from_version IS 'What it had; NULL: not known yet';
-COMMENT ON COLUMN kessel.migration_run_targets.version IS 'What it has; NULL: not known';
+COMMENT ON COLUMN kessel.migration_run_targets.version IS 'What it has, or of a dry run would have; NULL: not known';
 COMMENT ON COLUMN kessel.migration_run_targets.applied IS 'Migrations that were run there';
 COMMENT ON COLUMN kessel.migration_run_targets.attempts IS 'How often it was tried: a lock that was not to be had makes it more than once';
 COMMENT ON COLUMN kessel.migration_run_targets.error IS 'sqlstate, message, detail, hint, migration, statement (its number in the script), line';

@@ -24,8 +24,8 @@ DECLARE
         WHEN max_failures < 0 THEN 'max_failures must not be negative'
         WHEN max_failures IS NOT NULL AND on_error = 'continue' THEN 'max_failures goes with on_error stop only'
         WHEN dry_run IS NULL OR verify IS NULL THEN 'dry_run and verify must not be NULL'
-        WHEN timeout NOT BETWEEN '1 ms' AND '30 days' THEN 'timeout must be between one millisecond and 30 days'
-        WHEN lock_timeout NOT BETWEEN '1 ms' AND '30 days' THEN 'lock_timeout must be between one millisecond and 30 days'
+        WHEN timeout NOT BETWEEN '1 ms' AND '24 days' THEN 'timeout must be between one millisecond and 24 days'
+        WHEN lock_timeout NOT BETWEEN '1 ms' AND '24 days' THEN 'lock_timeout must be between one millisecond and 24 days'
         WHEN lock_retries IS NULL OR lock_retries NOT BETWEEN 0 AND 1000 THEN 'lock_retries must be between 0 and 1000' END;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
