@@ -115,15 +115,18 @@ $$;
 REVOKE ALL ON FUNCTION kessel._blueprint_relations(text, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._blueprint_relations(text, integer) TO kessel_admin;
 
--- Where the blueprint's tables can be looked at: places that have its version.
+-- Where the blueprint's tables can be looked at: places that have its version. Those
+-- that tenants share come first: import_tables() leaves their tenant column out,
+-- which a router table for all kinds of places must not have.
 CREATE FUNCTION kessel._expose_places(blueprint text) RETURNS TABLE (data_source text, schema_name text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT g.data_source, g.schema_name
     FROM kessel._targets(NULL) g
          JOIN kessel.migration_targets k ON k.data_source_id = g.data_source_id AND k.schema_name = g.schema_name
          JOIN kessel.blueprints b ON b.name = k.blueprint
+         JOIN app.data_sources s ON s.id = g.data_source_id
     WHERE b.name = _expose_places.blueprint AND k.version = b.version AND k.trying IS NULL AND NOT g.disabled
-    ORDER BY g.first_tenant COLLATE "C" NULLS LAST, g.data_source, g.schema_name LIMIT 3
+    ORDER BY s.isolation = 'row' DESC, g.first_tenant COLLATE "C" NULLS LAST, g.data_source, g.schema_name LIMIT 3
 $$;
 REVOKE ALL ON FUNCTION kessel._expose_places(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._expose_places(text) TO kessel_admin;
@@ -259,7 +262,7 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
             RAISE WARNING 'router tables of blueprint "%" in schema "%" were not brought up to date: %', blueprint, exposed.local_schema, SQLERRM
-                USING ERRCODE = SQLSTATE, DETAIL = nullif(hint, ''),
+                USING ERRCODE = SQLSTATE, DETAIL = concat_ws(' ', 'The migrations are done.', hint),
                       HINT = format('Once that is mended: SELECT * FROM kessel.expose(%L, %L%s), as the tables'' owner.', blueprint, exposed.local_schema,
                                     CASE WHEN exposed.tables IS NOT NULL THEN format(', %L', exposed.tables) ELSE '' END);
         END;
