@@ -25,7 +25,11 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_migration_stop';
 COMMENT ON FUNCTION kessel._migration_stop() IS
     'Internal: begins no more targets. Those that were not begun are not told of; those that wait to be begun again fail with their last error; those at work go on';
 
-REVOKE ALL ON FUNCTION kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
+CREATE FUNCTION kessel._migration_stop_after(failures integer) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_migration_stop_after';
+COMMENT ON FUNCTION kessel._migration_stop_after(integer) IS 'Internal: from now on so many may fail or end unknown; the next one stops all as kessel._migration_stop() does, before another is begun. NULL: nothing changes';
+
+REVOKE ALL ON FUNCTION kessel._migration_stop_after(integer), kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
     kessel._migration_next(interval), kessel._migration_open(), kessel._migration_stop() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
+GRANT EXECUTE ON FUNCTION kessel._migration_stop_after(integer), kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
     kessel._migration_next(interval), kessel._migration_open(), kessel._migration_stop() TO kessel_admin;

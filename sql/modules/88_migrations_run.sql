@@ -22,7 +22,6 @@ DECLARE
         WHEN max_parallel IS NULL OR max_parallel NOT BETWEEN 1 AND 1000 THEN 'max_parallel must be between 1 and 1000'
         WHEN on_error IS NULL OR on_error NOT IN ('stop', 'continue') THEN 'on_error must be stop or continue'
         WHEN max_failures < 0 THEN 'max_failures must not be negative'
-        WHEN max_failures IS NOT NULL AND on_error = 'continue' THEN 'max_failures goes with on_error stop only'
         WHEN dry_run IS NULL OR verify IS NULL THEN 'dry_run and verify must not be NULL'
         WHEN timeout NOT BETWEEN '1 ms' AND '24 days' THEN 'timeout must be between one millisecond and 24 days'
         WHEN lock_timeout NOT BETWEEN '1 ms' AND '24 days' THEN 'lock_timeout must be between one millisecond and 24 days'
@@ -276,6 +275,13 @@ $$;
 REVOKE ALL ON FUNCTION kessel._run_wave(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._run_wave(uuid) TO kessel_admin;
 
+-- How many failures more a run takes; NULL: any number.
+CREATE FUNCTION kessel._run_takes_failures(run kessel.migration_runs, failures bigint) RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN run.wave = 'canary' THEN 0
+            ELSE coalesce((run.options ->> 'max_failures')::integer, CASE run.options ->> 'on_error' WHEN 'stop' THEN 0 END) END - failures;
+REVOKE ALL ON FUNCTION kessel._run_takes_failures(kessel.migration_runs, bigint) FROM PUBLIC;
+
 -- Sets the engine to work on the wave.
 CREATE FUNCTION kessel._run_start(run_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -287,6 +293,7 @@ BEGIN
         (run.options ->> 'lock_retries')::integer, array_agg(x.data_source_id ORDER BY w.o), array_agg(x.schema_name::text ORDER BY w.o))
     FROM unnest(run.working_on) WITH ORDINALITY AS w (n, o)
          JOIN kessel.migration_run_targets x ON x.run_id = run.run_id AND x.n = w.n;
+    PERFORM kessel._migration_stop_after(kessel._run_takes_failures(run, n.failed + n.unknown)) FROM kessel._run_numbers(run) n;
 END
 $$;
 REVOKE ALL ON FUNCTION kessel._run_start(uuid) FROM PUBLIC;
@@ -334,10 +341,8 @@ BEGIN
     ended := heard = 0 AND kessel._migration_open() = 0;
     UPDATE kessel.migration_runs r SET updated_at = clock_timestamp() WHERE r.run_id = run.run_id RETURNING * INTO run;
     numbers := kessel._run_numbers(run);
-    IF NOT run.stopping AND numbers.failed + numbers.unknown > (CASE
-           WHEN run.wave = 'canary' THEN 0 WHEN run.options ->> 'on_error' = 'stop' THEN coalesce((run.options ->> 'max_failures')::integer, 0)
-           ELSE numbers.total END) THEN
-        PERFORM kessel._migration_stop();
+    -- The engine has stopped itself.
+    IF NOT run.stopping AND kessel._run_takes_failures(run, numbers.failed + numbers.unknown) < 0 THEN
         UPDATE kessel.migration_runs r SET stopping = true WHERE r.run_id = run.run_id;
     END IF;
     line := format('%s %s: %s of %s done', run.blueprint, run.to_version, numbers.done, numbers.total - numbers.skipped)
@@ -527,7 +532,7 @@ $$;
 COMMENT ON PROCEDURE kessel.migrate(text, integer, text[], text[], integer, text, integer, boolean, interval, interval, integer, boolean, uuid) IS
     'Brings targets, the places where tenants'' data is, up to a version of a blueprint (NULL: the last), each in a transaction of its own there, many at once. One that has it already, or a higher one, is left as it is. '
     'tenants: slugs or ids; NULL: all, also suspended ones, and data sources without a tenant yet. Who shares a database or schema is migrated together. Disabled data sources are left out. '
-    'canary: tenants whose places come first; NULL: that of the first by slug; empty: none. If one of them fails, nothing else is touched. on_error: stop begins no more after the first failure, or after more than max_failures; continue tries all. '
+    'canary: tenants whose places come first; NULL: that of the first by slug; empty: none. If one of them fails, nothing else is touched. on_error: stop begins no more after the first failure, continue tries all; with max_failures, both begin no more after more failures than that. '
     'dry_run: everything is done and rolled back there. timeout: for each target; lock_timeout: for each lock there, which is tried lock_retries times more, from half a second to half a minute apart. '
     'verify false: those that are known here to have the version are not asked. run_id: an id for the run, see kessel.migration_progress; returns it. '
     'Call it outside of a transaction block, in READ COMMITTED: it commits about twice a second. Cut off in any way, it is taken up by the next call that asks for the same. A run of all tenants sets the version that new tenants get, and brings router tables up to date that kessel.expose() has made. '

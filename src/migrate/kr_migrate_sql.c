@@ -34,6 +34,7 @@ PG_FUNCTION_INFO_V1(kr_migration_begin);
 PG_FUNCTION_INFO_V1(kr_migration_next);
 PG_FUNCTION_INFO_V1(kr_migration_open);
 PG_FUNCTION_INFO_V1(kr_migration_stop);
+PG_FUNCTION_INFO_V1(kr_migration_stop_after);
 
 #define MAX_PARALLEL 1000
 #define MAX_LINES 1000
@@ -50,6 +51,9 @@ enum
 /* The one of this session; NULL: none. */
 static KrFleet *current = NULL;
 static uint64 begun = 0;
+
+/* Failures that it takes; the next one stops it. -1: any number. */
+static int	failures_left = -1;
 
 /* In the portal's memory. */
 typedef struct Owner
@@ -265,6 +269,7 @@ kr_migration_begin(PG_FUNCTION_ARGS)
 	kr_fleet_begin(fleet, &program->base);
 	MemoryContextSwitchTo(before);
 	current = fleet;
+	failures_left = -1;
 	PG_RETURN_VOID();
 }
 
@@ -357,6 +362,9 @@ gather(ReturnSetInfo *rsinfo, int64 wait_ms)
 		MemoryContextSwitchTo(before);
 		MemoryContextReset(cxt);
 		lines++;
+		/* At once: before the fleet is asked again, it begins nobody. */
+		if (event.news == KR_FLEET_FAILED && failures_left >= 0 && failures_left-- == 0)
+			kr_fleet_stop(current);
 	}
 }
 
@@ -402,5 +410,13 @@ kr_migration_stop(PG_FUNCTION_ARGS)
 {
 	demand_current();
 	kr_fleet_stop(current);
+	PG_RETURN_VOID();
+}
+
+Datum
+kr_migration_stop_after(PG_FUNCTION_ARGS)
+{
+	demand_current();
+	failures_left = Max(PG_GETARG_INT32(0), 0);
 	PG_RETURN_VOID();
 }
