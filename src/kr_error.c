@@ -62,6 +62,7 @@ static const SecretWord secret_words[] = {
 	{"create_secret", true},
 	{"encrypt_aes_gcm", true},
 	{"import_aes_gcm", false},
+	{"insert_secret", true},
 	{"into vault.secrets", true},
 	{"set_credential", true},
 	{"update vault.secrets", true},

@@ -45,6 +45,7 @@ CONF
 my $node = $k->node;
 my $data = $node->data_dir;
 $k->exec('CREATE EXTENSION pg_stat_statements');
+$k->exec('SELECT kessel.setup()');
 my $d = $k->data_cluster('solo');
 $k->crm_database($d, 'one');
 $k->data_source($d, name => 'one');
@@ -81,6 +82,9 @@ my %secret = (
     'vault.encrypt_aes_gcm' => [ "vault.encrypt_aes_gcm({mark}, 'aes')",
         '02000' => 'vault.encrypt_aes_gcm({mark}, {name})',
         '22023' => "vault.encrypt_aes_gcm({mark}, 'aes', {taken})" ],
+    'public.insert_secret' => [ 'public.insert_secret({name}, {mark})',
+        '23505' => 'public.insert_secret({taken}, {mark})',
+        '22023' => "public.insert_secret('', {mark})" ],
 );
 
 # Those whose arguments are no secrets. What begins with _ is not for anybody to call.
@@ -95,6 +99,9 @@ my %plain = map { $_ => 1 } (
     map({ "kessel.$_" } qw(add_blueprint add_migration drop_blueprint drop_migration expose migrate plan_migration rollback setup teardown unexpose)),
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
+    # names and ids of tables, databases and modules
+    map({ "kessel.$_" } qw(discover_tables has_permission)), 'infra.has_permission',
+    map({ "public.$_" } qw(assign_user_to_tenant create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
     # names and ids of secrets, tenants and roles; conditions; files
     map({ "vault.$_" } qw(grant_secret reveal revoke_secret rotate_tenant_key shred_tenant)),
     # what is sealed already
@@ -102,7 +109,9 @@ my %plain = map { $_ => 1 } (
 
 my @there = split /\n/, $k->exec(q{
     SELECT DISTINCT p.pronamespace::regnamespace || '.' || p.proname FROM pg_proc p
-    WHERE p.pronamespace IN ('kessel'::regnamespace, 'vault'::regnamespace) AND p.prorettype <> 'trigger'::regtype
+    WHERE p.pronamespace IN ('kessel'::regnamespace, 'vault'::regnamespace, 'public'::regnamespace, 'infra'::regnamespace) AND p.prorettype <> 'trigger'::regtype
+      AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                      WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' AND e.extname <> 'kessel_router')
       AND (p.proname !~ '^_' OR has_function_privilege('stranger', p.oid, 'EXECUTE'))
       AND p.proargtypes::oid[] && '{text,text[],bytea,json,jsonb,varchar}'::regtype[]::oid[] ORDER BY 1});
 cmp_ok(scalar(@there), '>', 20, 'there are functions with arguments that may be secrets');

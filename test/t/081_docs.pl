@@ -33,7 +33,7 @@ foreach my $file (@files)
     run_blocks($k, $name, @blocks) if grep { $_->{lang} =~ /^(?:sql|sh)$/ } @blocks;
 
     $known ||= { map { $_ => 1 } split /\n/, $k->exec(<<'SQL') };
-SELECT pronamespace::regnamespace || '.' || proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('kessel', 'vault')
+SELECT pronamespace::regnamespace || '.' || proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('app', 'kessel', 'vault')
 UNION SELECT relnamespace::regnamespace || '.' || relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('app', 'kessel', 'vault')
 UNION SELECT name FROM pg_settings WHERE name LIKE 'kessel.%'
 SQL

@@ -1,0 +1,5 @@
+DROP TABLE public.roles;
+DROP FUNCTION infra.is_admin();
+DROP FUNCTION infra.guard_role();
+DROP FUNCTION infra.touch();
+DROP SCHEMA infra;

@@ -1,0 +1,2 @@
+DROP TABLE public.themes;
+DROP FUNCTION infra.guard_theme();

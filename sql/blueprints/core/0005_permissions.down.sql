@@ -1,0 +1,3 @@
+DROP FUNCTION infra.has_permission(text);
+DROP TABLE public.module_role_access;
+DROP TABLE public.role_permissions;

@@ -1,0 +1,2 @@
+DROP TABLE public.db_registry;
+DROP TABLE public.app_settings;

@@ -1,0 +1,4 @@
+DROP TABLE public.ai_models;
+DROP TABLE public.ai_tool_calls;
+DROP TABLE public.ai_datasources;
+DROP TYPE public.ai_access_level;

@@ -1,0 +1,4 @@
+DROP FUNCTION public.get_all_secrets_for_env();
+DROP FUNCTION public.delete_secret(text);
+DROP FUNCTION public.read_secret(text);
+DROP FUNCTION public.insert_secret(text, text);

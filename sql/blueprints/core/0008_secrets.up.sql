@@ -1,0 +1,45 @@
+-- The vault for the app's backend: secrets of its environment. For service_role
+-- alone, which reads what it has the privilege reveal on.
+
+CREATE FUNCTION public.insert_secret(name text, secret text) RETURNS uuid
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    new_id uuid;
+BEGIN
+    IF name IS NULL OR char_length(name) NOT BETWEEN 1 AND 200 THEN
+        RAISE EXCEPTION 'invalid name of a secret'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = 'A name has 1 to 200 characters.';
+    END IF;
+    new_id := vault.create_secret(secret, name, new_tags => '{"env": true}');
+    PERFORM vault.grant_secret(new_id, 'service_role', 'reveal');
+    RETURN new_id;
+END
+$$;
+COMMENT ON FUNCTION public.insert_secret(text, text) IS
+    'Seals a secret of the app''s environment and returns its id. secret: up to 1 MB. Errors: 22023 bad name, 22004 secret is NULL, 23505 name taken, 54000 too large, KR010 no root key. For service_role';
+
+CREATE FUNCTION public.read_secret(secret_name text) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT vault.reveal(s.id) FROM vault.decrypted_secrets s WHERE s.name = secret_name
+$$;
+COMMENT ON FUNCTION public.read_secret(text) IS
+    'The plaintext of a secret; NULL where there is none of this name that service_role may reveal. Each call is recorded. Errors: KR010 no root key, KR011 it cannot be opened, KR012 it has expired. For service_role';
+
+CREATE FUNCTION public.delete_secret(secret_name text) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT vault.delete_secret(s.id) FROM vault.secrets s WHERE s.name = secret_name AND s.tags @> '{"env": true}'), false)
+$$;
+COMMENT ON FUNCTION public.delete_secret(text) IS
+    'Deletes a secret that has the tag env, as those of public.insert_secret() have; false: there is none of this name. For service_role';
+
+CREATE FUNCTION public.get_all_secrets_for_env() RETURNS TABLE (name text, secret text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT s.name, s.decrypted_secret FROM vault.decrypted_secrets s WHERE s.name IS NOT NULL AND s.tags @> '{"env": true}' ORDER BY s.name
+$$;
+COMMENT ON FUNCTION public.get_all_secrets_for_env() IS
+    'The secrets that have the tag env and that service_role may reveal; secret is NULL where one cannot be opened, see vault.verify(). Each opening is recorded. For service_role';
+
+REVOKE ALL ON FUNCTION public.insert_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
+    FROM PUBLIC, anon, authenticated, service_role;
+GRANT EXECUTE ON FUNCTION public.insert_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
+    TO service_role;

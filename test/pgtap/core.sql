@@ -1,0 +1,428 @@
+-- The blueprint core: who may do what with which table and function, what stays
+-- in step, bad input, plans, and the way back.
+--
+-- Every table of public and app must have its line in the matrix below, and every
+-- function of public and infra its line further down, or this file fails.
+BEGIN;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+SELECT * FROM no_plan();
+SET LOCAL client_min_messages = error;
+
+CREATE SCHEMA ct;
+GRANT USAGE ON SCHEMA ct TO PUBLIC;
+
+-- All that a migration could leave behind, with privileges. Roles stay, and their memberships.
+CREATE FUNCTION ct.snapshot() RETURNS SETOF text LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('class %s %s %s %s', o.oid::regclass, o.relkind, o.relowner::regrole, o.relacl) FROM pg_class o WHERE o.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
+    UNION ALL SELECT format('function %s %s %s', o.oid::regprocedure, o.proowner::regrole, o.proacl) FROM pg_proc o WHERE o.pronamespace::regnamespace::text !~ '^pg_temp'
+    UNION ALL SELECT format('type %s %s', o.oid::regtype, o.typacl) FROM pg_type o WHERE o.typnamespace::regnamespace::text !~ '^pg_(toast|temp)'
+    UNION ALL SELECT format('schema %s %s', o.nspname, o.nspacl) FROM pg_namespace o WHERE o.nspname !~ '^pg_'
+    UNION ALL SELECT format('trigger %s %s', o.tgrelid::regclass, o.tgname) FROM pg_trigger o WHERE NOT o.tgisinternal
+    UNION ALL SELECT format('policy %s %s', o.polrelid::regclass, o.polname) FROM pg_policy o
+    UNION ALL SELECT format('constraint %s %s', o.conrelid::regclass, o.conname) FROM pg_constraint o
+    UNION ALL SELECT format('attribute %s %s %s', o.attrelid::regclass, o.attname, o.attacl) FROM pg_attribute o JOIN pg_class c ON c.oid = o.attrelid WHERE o.attnum > 0 AND c.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
+    UNION ALL SELECT format('default acl %s', o) FROM pg_default_acl o
+$$;
+
+CREATE TEMP TABLE before AS SELECT * FROM ct.snapshot() AS object;
+SELECT * FROM kessel.setup('{core}') \g /dev/null
+CREATE TEMP TABLE made AS SELECT * FROM ct.snapshot() AS object;
+SELECT cmp_ok((SELECT count(*)::integer FROM made), '>', (SELECT count(*)::integer FROM before) + 100, 'setup makes much');
+SELECT * FROM kessel.teardown('core') \g /dev/null
+SELECT is_empty('SELECT object FROM ct.snapshot() AS object EXCEPT SELECT object FROM before', 'the way back leaves nothing');
+SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM ct.snapshot() AS object', 'and takes nothing that was there');
+SELECT * FROM kessel.setup('{core}') \g /dev/null
+SELECT is_empty('SELECT object FROM made EXCEPT SELECT object FROM ct.snapshot() AS object', 'a second setup makes the same');
+
+-- Each migration's own way back.
+SELECT count(*) > 5 AS ok FROM kessel.applied_migrations WHERE blueprint = 'core' \gset
+SELECT ok(:'ok', 'there are several migrations');
+CREATE FUNCTION ct.step(back_to integer) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM kessel.teardown('core', back_to);
+    PERFORM kessel.setup('{core}');
+    RETURN (SELECT string_agg(object, E'\n') FROM (SELECT object FROM made EXCEPT SELECT ct.snapshot()) AS d);
+END $$;
+SELECT is(ct.step(m.version), NULL, 'back to version ' || m.version || ' and forth') FROM kessel.migrations m WHERE m.blueprint = 'core' ORDER BY m.version DESC;
+
+--
+-- People: a and b are members of tenants, ex was one of a's, admin is in the role.
+--
+INSERT INTO app.data_sources (id, name, isolation, conninfo) VALUES ('00000000-0000-4000-8000-0000000000d5', 'ct-source', 'row', '{}');
+INSERT INTO app.tenants (id, slug, name, data_source_id, isolation, tenant_id_in_data_source)
+VALUES ('00000000-0000-4000-8000-00000000000a', 'ct-a', 'A', '00000000-0000-4000-8000-0000000000d5', 'row', 'a'),
+       ('00000000-0000-4000-8000-00000000000b', 'ct-b', 'B', '00000000-0000-4000-8000-0000000000d5', 'row', 'b');
+CREATE TABLE ct.people (who text PRIMARY KEY, role name, id uuid);
+INSERT INTO ct.people VALUES ('anon', 'anon', NULL), ('a', 'authenticated', '00000000-0000-4000-9000-00000000000a'), ('b', 'authenticated', '00000000-0000-4000-9000-00000000000b'),
+    ('ex', 'authenticated', '00000000-0000-4000-9000-0000000000e0'), ('admin', 'authenticated', '00000000-0000-4000-9000-0000000000ad'), ('service', 'service_role', NULL);
+INSERT INTO auth.users (id, email, raw_user_meta_data) SELECT id, who || '@example.com', '{"full_name": "Some One", "avatar_url": "https://example.com/a.png", "role": "admin"}' FROM ct.people WHERE id IS NOT NULL;
+INSERT INTO auth.users (id, email) VALUES ('00000000-0000-4000-9000-0000000000ff', 'none@example.com');
+DELETE FROM profiles WHERE email = 'none@example.com';
+UPDATE profiles SET role = 'admin' WHERE email = 'admin@example.com';
+SELECT kessel.add_member('ct-a', '00000000-0000-4000-9000-00000000000a'), kessel.add_member('ct-b', '00000000-0000-4000-9000-00000000000b'),
+       kessel.add_member('ct-a', '00000000-0000-4000-9000-0000000000e0'), kessel.deactivate_member('ct-a', '00000000-0000-4000-9000-0000000000e0') \g /dev/null
+
+-- Runs a statement as somebody and takes it back. Returns rows, or - where the
+-- privilege is missing, ! where a policy refuses a row, or another SQLSTATE.
+CREATE FUNCTION ct.try(somebody text, statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    person ct.people;
+    result text;
+    rows bigint;
+BEGIN
+    SELECT * INTO STRICT person FROM ct.people WHERE who = somebody;
+    BEGIN
+        PERFORM set_config('request.jwt.claims', jsonb_strip_nulls(jsonb_build_object('sub', person.id, 'role', person.role))::text, true);
+        EXECUTE format('SET LOCAL ROLE %I', person.role);
+        EXECUTE statement;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        result := rows;
+        RAISE EXCEPTION 'taken back' USING ERRCODE = 'CT000';
+    EXCEPTION WHEN SQLSTATE 'CT000' THEN
+        NULL;
+    WHEN OTHERS THEN
+        result := CASE WHEN SQLSTATE = '42501' THEN CASE WHEN SQLERRM LIKE '%row-level security%' THEN '!' ELSE '-' END ELSE SQLSTATE END;
+    END;
+    RETURN result;
+END $$;
+
+-- What a query of somebody returns, as text.
+CREATE FUNCTION ct.ask(somebody text, query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    person ct.people;
+    result text;
+BEGIN
+    SELECT * INTO STRICT person FROM ct.people WHERE who = somebody;
+    BEGIN
+        PERFORM set_config('request.jwt.claims', jsonb_strip_nulls(jsonb_build_object('sub', person.id, 'role', person.role))::text, true);
+        EXECUTE format('SET LOCAL ROLE %I', person.role);
+        EXECUTE query INTO result;
+        RAISE EXCEPTION 'taken back' USING ERRCODE = 'CT000';
+    EXCEPTION WHEN SQLSTATE 'CT000' THEN
+        NULL;
+    WHEN OTHERS THEN
+        result := SQLSTATE;
+    END;
+    RETURN result;
+END $$;
+
+INSERT INTO roles (id, name, display_name) VALUES ('00000000-0000-4000-9000-000000000005', 'editor', 'Editor');
+INSERT INTO themes (id, name) VALUES ('dark', 'Dark');
+INSERT INTO role_permissions (module_id, module_name, user_access, nouser_access) VALUES ('crm', 'CRM', true, false), ('home', 'Home', true, true), ('users', 'Users', false, false);
+INSERT INTO module_role_access (module_id, role_id, has_access) VALUES ('crm', '00000000-0000-4000-9000-000000000005', false);
+INSERT INTO app_settings (key, value, is_public) VALUES ('title', '"CT"', true), ('limit', '5', false);
+INSERT INTO ai_datasources (table_name, display_name, access_level) VALUES ('profiles', 'Profiles', 'read'), ('roles', 'Roles', 'none');
+INSERT INTO ai_models (id, provider, display_name, is_enabled) VALUES ('m1', 'p', 'M1', true), ('m2', 'p', 'M2', false);
+INSERT INTO ai_tool_calls (user_id, tool_name) SELECT id, 'tool' FROM ct.people WHERE who IN ('a', 'b', 'ex');
+
+--
+-- The matrix: rows read, inserted, updated, deleted; - no privilege, ! refused by a policy.
+--
+CREATE TABLE ct.matrix (tab regclass PRIMARY KEY, row_of text, ins text, upd text, condition text, anon text, a text, b text, ex text, admin text, service text);
+INSERT INTO ct.matrix VALUES
+    ('profiles', '', $$(id) VALUES ('00000000-0000-4000-9000-0000000000ff')$$, 'display_name = ''x''', 'true',
+        '- - - -', '1 - 1 -', '1 - 1 -', '1 - 1 -', '4 - 4 -', '4 1 4 4'),
+    ('roles', '', $$(name, display_name) VALUES ('n', 'N')$$, 'description = ''x''', 'NOT is_system',
+        '- - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '1 1 1 1', '1 1 1 1'),
+    ('themes', '', $$(id, name) VALUES ('n', 'N')$$, 'name = ''x''', 'NOT is_builtin',
+        '1 - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '1 1 1 1', '1 1 1 1'),
+    ('role_permissions', '', $$(module_id, module_name) VALUES ('n', 'N')$$, 'module_name = ''x''', 'true',
+        '3 - - -', '3 ! 0 0', '3 ! 0 0', '3 ! 0 0', '3 1 3 3', '3 1 3 3'),
+    ('module_role_access', '', $$(module_id, role_id) VALUES ('home', '00000000-0000-4000-9000-000000000005')$$, 'has_access = true', 'true',
+        '- - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '1 1 1 1', '1 1 1 1'),
+    ('app_settings', '', $$(key) VALUES ('n')$$, 'value = ''1''', 'true',
+        '1 - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '2 1 2 2', '2 1 2 2'),
+    ('db_registry', '', $$(id, name) VALUES ('n', 'N')$$, 'name = ''x''', 'true',
+        '- - - -', '0 ! 0 0', '0 ! 0 0', '0 ! 0 0', '1 1 1 1', '1 1 1 1'),
+    ('ai_datasources', '', $$(table_name, display_name) VALUES ('n', 'N')$$, 'display_name = ''x''', 'true',
+        '- - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '2 1 2 2', '2 1 2 2'),
+    ('ai_models', '', $$(id, provider, display_name) VALUES ('n', 'p', 'N')$$, 'display_name = ''x''', 'true',
+        '- - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '2 1 2 2', '2 1 2 2'),
+    -- One inserts for oneself: here for b.
+    ('ai_tool_calls', '', $$(user_id, tool_name) VALUES ('00000000-0000-4000-9000-00000000000b', 't')$$, 'success = true', 'true',
+        '- - - -', '1 ! - -', '1 1 - -', '1 ! - -', '3 ! - -', '3 1 3 3'),
+    -- The extension's tables, beside them.
+    ('app.tenants', 'name', $$(slug, name) VALUES ('n', 'N')$$, 'name = ''x''', 'true',
+        '- - - -', '1 - - -', '1 - - -', '0 - - -', '0 - - -', '2 - - -'),
+    ('app.user_tenants', '', $$(user_id, tenant_id) VALUES ('00000000-0000-4000-9000-00000000000b', '00000000-0000-4000-8000-00000000000a')$$, 'role = ''owner''', 'true',
+        '- - - -', '1 - - -', '1 - - -', '1 - - -', '0 - - -', '3 - - -'),
+    ('app.data_sources', '', $$(name, isolation, conninfo) VALUES ('n', 'row', '{}')$$, 'name = ''x''', 'true',
+        '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -'),
+    ('app.data_source_credentials', '', $$(data_source_id, purpose) VALUES ('00000000-0000-4000-8000-0000000000d5', 'owner')$$, 'username = ''x''', 'true',
+        '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -'),
+    ('app.audit_log', '', $$(occurred_at, action, ok, count, pid) VALUES (now(), 'open', true, 1, 1)$$, 'action = ''x''', 'true',
+        '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -');
+
+SELECT is_empty($$
+    SELECT c.oid::regclass FROM pg_class c
+    WHERE c.relnamespace IN ('public'::regnamespace, 'app'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' AND d.refobjid <> (SELECT oid FROM pg_extension WHERE extname = 'kessel_router'))
+    EXCEPT SELECT tab FROM ct.matrix $$, 'every table is in the matrix');
+SELECT ok(c.relrowsecurity, c.oid::regclass || ' has row security') FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid ORDER BY 1;
+SELECT ok(EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = m.tab), m.tab || ' has policies') FROM ct.matrix m WHERE m.tab::text !~ '^app\.' ORDER BY 1;
+SELECT is(concat_ws(' ', ct.try(p.who, format('SELECT %s FROM %s WHERE %s', coalesce(nullif(m.row_of, ''), '1'), m.tab, m.condition)),
+                         ct.try(p.who, format('INSERT INTO %s %s', m.tab, m.ins)),
+                         ct.try(p.who, format('UPDATE %s SET %s WHERE %s', m.tab, m.upd, m.condition)),
+                         ct.try(p.who, format('DELETE FROM %s WHERE %s', m.tab, m.condition))),
+          to_jsonb(m) ->> p.who, format('%s as %s', m.tab, p.who))
+FROM ct.matrix m, ct.people p ORDER BY m.tab::text, p.who;
+SELECT is(ct.try(p.who, format('TRUNCATE %s CASCADE', m.tab)), '-', format('%s cannot be emptied by %s', m.tab, p.who)) FROM ct.matrix m, ct.people p ORDER BY 1;
+
+-- Whose row it is.
+SELECT is(ct.ask('a', 'SELECT string_agg(email, '','') FROM profiles'), 'a@example.com', 'one reads one''s own profile');
+SELECT is(ct.ask('b', 'SELECT string_agg(user_id::text, '','') FROM ai_tool_calls'), '00000000-0000-4000-9000-00000000000b', 'and calls');
+SELECT is(ct.try('a', 'UPDATE profiles SET display_name = ''x'' WHERE email = ''b@example.com'''), '0', 'and changes nobody else''s');
+SELECT is(ct.ask('a', 'SELECT string_agg(data_source_id::text, '','') FROM app.tenants'), '42501', 'tenants have columns that are not for users');
+SELECT is(ct.ask('a', 'SELECT string_agg(name, '','') FROM app.tenants'), 'A', 'a user sees his or her tenants');
+SELECT is(ct.ask('ex', 'SELECT string_agg(name, '','') FROM app.tenants'), NULL, 'an ex-member none');
+
+-- A claim is not a privilege; a claim without a user sees nothing.
+INSERT INTO ct.people VALUES ('nobody', 'authenticated', NULL), ('unknown', 'authenticated', '00000000-0000-4000-9000-000000000bad');
+SELECT is(ct.try(who, 'SELECT FROM profiles') || ct.try(who, 'SELECT FROM ai_tool_calls') || ct.try(who, 'SELECT FROM app_settings'), '001', who || ' sees what is public')
+FROM ct.people WHERE who IN ('nobody', 'unknown');
+SELECT is(ct.try('nobody', 'INSERT INTO ai_tool_calls (tool_name) VALUES (''t'')'), '!', 'a call is somebody''s');
+SELECT is(ct.try('a', 'INSERT INTO ai_tool_calls (tool_name) VALUES (''t'')'), '1', 'by default one''s own');
+
+--
+-- Users cannot give themselves rights
+--
+SELECT is(ct.try('a', format('UPDATE profiles SET %s', s)), '-', 'not by ' || s)
+FROM unnest(ARRAY['role = ''admin''', 'role_id = ''00000000-0000-4000-8000-000000000002''', 'can_select_theme = false', 'email = ''b@example.com''',
+                  'tenant_id = ''00000000-0000-4000-8000-00000000000b''', 'id = gen_random_uuid()', 'created_at = now()']) s;
+SELECT is(ct.try('a', 'INSERT INTO roles (name, display_name, is_admin) VALUES (''mine'', ''M'', true)'), '!', 'nor by a role');
+SELECT is(ct.try('a', 'UPDATE roles SET is_admin = true'), '0', 'nor by their own');
+SELECT is((SELECT role || display_name FROM profiles WHERE email = 'a@example.com'), 'userSome One', 'what a new user says gives a name and no rights');
+SELECT is(ct.try('admin', 'UPDATE profiles SET role = ''admin'' WHERE email = ''a@example.com'''), '1', 'an administrator makes another one');
+SELECT is(ct.try('service', 'UPDATE profiles SET role = ''admin'' WHERE email = ''a@example.com'''), '1', 'the service too');
+SELECT is(ct.try(w, 'UPDATE profiles SET tenant_id = NULL'), '-', w || ' does not write tenant_id') FROM unnest(ARRAY['admin', 'service']) w;
+SELECT is(ct.try('admin', s), '23001', 'not even an administrator: ' || s)
+FROM unnest(ARRAY['DELETE FROM roles', 'UPDATE roles SET name = ''x'' WHERE name = ''user''', 'UPDATE roles SET is_admin = true WHERE name = ''user''',
+                  'DELETE FROM themes', 'UPDATE themes SET name = ''x''']) s;
+SELECT is(ct.try('service', s), '23001', 'nor the service: ' || s) FROM unnest(ARRAY['DELETE FROM roles', 'UPDATE roles SET is_system = false', 'DELETE FROM themes', 'UPDATE themes SET is_builtin = false']) s;
+SELECT is(ct.try('admin', s), '-', 'nor is by an administrator: ' || s)
+FROM unnest(ARRAY['INSERT INTO roles (name, display_name, is_system) VALUES (''n'', ''N'', true)', 'INSERT INTO themes (id, name, is_builtin) VALUES (''n'', ''N'', true)']) s;
+SELECT is(ct.try('a', 'UPDATE profiles SET selected_theme = ''dark'', color_scheme = ''dark'', avatar_url = NULL'), '1', 'a user chooses a theme');
+UPDATE profiles SET can_select_theme = false WHERE email = 'a@example.com';
+SELECT is(ct.try('a', 'UPDATE profiles SET selected_theme = ''dark'''), '-', 'but not where that is not for him or her');
+SELECT is(ct.try('a', 'UPDATE profiles SET selected_theme = ''default'', display_name = ''y'''), '1', 'all else is');
+SELECT is(ct.try('admin', 'UPDATE profiles SET selected_theme = ''dark'' WHERE email = ''a@example.com'''), '1', 'administrators do');
+UPDATE profiles SET can_select_theme = true;
+
+--
+-- In step
+--
+SELECT results_eq('SELECT email, tenant_id::text FROM profiles ORDER BY 1', $$VALUES ('a@example.com', '00000000-0000-4000-8000-00000000000a'), ('admin@example.com', NULL), ('b@example.com', '00000000-0000-4000-8000-00000000000b'), ('ex@example.com', NULL)$$, 'tenant_id follows memberships');
+CREATE FUNCTION ct.tenant(who text) RETURNS text LANGUAGE sql AS $$ SELECT t.slug FROM public.profiles p JOIN app.tenants t ON t.id = p.tenant_id WHERE p.email = who || '@example.com' $$;
+SELECT kessel.add_member('ct-b', '00000000-0000-4000-9000-00000000000a') \g /dev/null
+UPDATE app.user_tenants SET created_at = now() + interval '1 second' WHERE user_id = '00000000-0000-4000-9000-00000000000a' AND tenant_id = '00000000-0000-4000-8000-00000000000b';
+SELECT is(ct.tenant('a'), 'ct-a', 'the first tenant stays');
+SELECT kessel.deactivate_member('ct-a', '00000000-0000-4000-9000-00000000000a') \g /dev/null
+SELECT is(ct.tenant('a'), 'ct-b', 'the next one follows');
+SELECT kessel.activate_member('ct-a', '00000000-0000-4000-9000-00000000000a') \g /dev/null
+SELECT is(ct.tenant('a'), 'ct-a', 'and the first again');
+SELECT kessel.remove_member('ct-a', '00000000-0000-4000-9000-00000000000a') \g /dev/null
+SELECT is(ct.tenant('a'), 'ct-b', 'removed');
+SAVEPOINT s;
+DELETE FROM app.tenants WHERE slug = 'ct-b';
+SELECT is_empty('SELECT FROM profiles WHERE tenant_id IS NOT NULL', 'a tenant that is dropped is nobody''s');
+ROLLBACK TO s;
+TRUNCATE app.user_tenants;
+SELECT is_empty('SELECT FROM profiles WHERE tenant_id IS NOT NULL', 'TRUNCATE of the memberships');
+ROLLBACK TO s;
+UPDATE app.user_tenants SET user_id = '00000000-0000-4000-9000-0000000000ad' WHERE user_id = '00000000-0000-4000-9000-00000000000a';
+SELECT is(coalesce(ct.tenant('a'), '-') || coalesce(ct.tenant('admin'), '-'), '-ct-b', 'a membership that goes to another user');
+ROLLBACK TO s;
+INSERT INTO app.user_tenants (user_id, tenant_id) VALUES ('00000000-0000-4000-9000-00000000f001', '00000000-0000-4000-8000-00000000000b');
+INSERT INTO auth.users (id, email) VALUES ('00000000-0000-4000-9000-00000000f001', 'late@example.com');
+SELECT is(ct.tenant('late'), 'ct-b', 'a user who comes after the membership');
+UPDATE auth.users SET email = 'new@example.com' WHERE email = 'late@example.com';
+SELECT is(ct.tenant('new'), 'ct-b', 'email follows auth.users');
+DELETE FROM auth.users WHERE email = 'new@example.com';
+SELECT is_empty('SELECT FROM profiles WHERE email = ''new@example.com''', 'a profile goes with its user');
+INSERT INTO auth.users (id, email, raw_user_meta_data) SELECT gen_random_uuid(), 'odd' || n || '@example.com', m
+FROM (VALUES (1, '[]'::jsonb), (2, '"x"'), (3, 'null'), (4, NULL), (5, '{"full_name": 5}'), (6, '{"display_name": {"a": 1}, "avatar_url": []}'),
+             (7, jsonb_build_object('name', repeat('x', 100000), 'avatar_url', repeat('y', 100000)))) v(n, m);
+SELECT is((SELECT count(*) FROM profiles WHERE email LIKE 'odd%'), 7::bigint, 'nothing that a new user says keeps the profile from being made');
+SELECT is((SELECT length(display_name) || coalesce(avatar_url, ' none') FROM profiles WHERE email = 'odd7@example.com'), '200 none', 'what is too long is cut or left out');
+DELETE FROM auth.users WHERE email LIKE 'odd%';
+
+UPDATE profiles SET role_id = '00000000-0000-4000-9000-000000000005' WHERE email = 'b@example.com';
+SELECT is((SELECT role FROM profiles WHERE email = 'b@example.com'), 'editor', 'role follows role_id');
+UPDATE profiles SET role = 'superuser' WHERE email = 'b@example.com';
+SELECT is((SELECT role_id FROM profiles WHERE email = 'b@example.com'), '00000000-0000-4000-8000-000000000003', 'role_id follows role');
+UPDATE profiles SET role = 'editor' WHERE email = 'b@example.com';
+UPDATE roles SET name = 'author' WHERE name = 'editor';
+SELECT is((SELECT role FROM profiles WHERE email = 'b@example.com'), 'author', 'and the role''s name');
+SELECT is(ct.ask('admin', 'WITH d AS (DELETE FROM roles WHERE name = ''author'' RETURNING name) SELECT name FROM d'), 'author', 'an administrator deletes a role');
+DELETE FROM roles WHERE name = 'author';
+SELECT is((SELECT role || role_id FROM profiles WHERE email = 'b@example.com'), 'user00000000-0000-4000-8000-000000000001', 'its users fall back to user');
+INSERT INTO roles (id, name, display_name) VALUES ('00000000-0000-4000-9000-000000000005', 'editor', 'Editor');
+UPDATE profiles SET selected_theme = 'dark' WHERE email = 'b@example.com';
+DELETE FROM themes WHERE id = 'dark';
+SELECT is((SELECT selected_theme FROM profiles WHERE email = 'b@example.com'), 'default', 'a theme''s users fall back to default');
+UPDATE profiles SET display_name = 'z' WHERE email = 'b@example.com';
+SELECT ok((SELECT updated_at > created_at FROM profiles WHERE email = 'b@example.com'), 'updated_at is kept');
+
+--
+-- Permissions
+--
+INSERT INTO module_role_access (module_id, role_id, has_access) VALUES ('crm', '00000000-0000-4000-9000-000000000005', false), ('users', '00000000-0000-4000-9000-000000000005', true);
+UPDATE profiles SET role = 'editor' WHERE email = 'b@example.com';
+UPDATE profiles SET role = 'superuser' WHERE email = 'ex@example.com';
+UPDATE role_permissions SET admin_access = false WHERE module_id = 'home';
+CREATE FUNCTION ct.modules(who text) RETURNS text LANGUAGE sql AS $$ SELECT ct.ask(who, 'SELECT string_agg(module_id, '' '' ORDER BY module_id) FROM role_permissions WHERE kessel.has_permission(module_id)') $$;
+SELECT is(ct.modules(who), may, who || ' may use') FROM (VALUES ('a', 'crm home'), ('b', 'home users'), ('admin', 'crm users'), ('ex', 'crm home users'), ('nobody', 'home'), ('unknown', 'home'), ('service', 'home')) v(who, may);
+SELECT is(ct.ask('ex', 'SELECT kessel.has_permission(NULL)') || ct.ask('ex', 'SELECT kessel.has_permission(''none'')') || ct.ask('ex', 'SELECT kessel.has_permission(repeat(''x'', 1000000))'), 'falsefalsefalse', 'a module that is not there is for nobody');
+SELECT is(ct.try('a', 'SELECT kessel.has_permission(''crm'') FROM set_config(''request.jwt.claims'', ''{"sub": "x"}'', true)'), '22P02', 'a user who is no uuid');
+UPDATE profiles SET role = 'user' WHERE email IN ('b@example.com', 'ex@example.com');
+
+--
+-- Functions: who may call them. Complete: all of both schemas that belong to no extension.
+--
+SELECT results_eq($$
+    SELECT p.oid::regprocedure::text,
+           concat_ws(' ', CASE WHEN has_function_privilege('anon', p.oid, 'EXECUTE') THEN 'anon' END, CASE WHEN has_function_privilege('authenticated', p.oid, 'EXECUTE') THEN 'authenticated' END,
+                     CASE WHEN has_function_privilege('service_role', p.oid, 'EXECUTE') THEN 'service_role' END)
+    FROM pg_proc p
+    WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.prorettype <> 'trigger'::regtype
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') ORDER BY p.oid::regprocedure::text COLLATE "C" $$,
+$$VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'service_role'),
+    ('create_tenant(text,text)', 'service_role'),
+    ('delete_secret(text)', 'service_role'),
+    ('discover_tables(text,text)', 'authenticated service_role'),
+    ('get_all_secrets_for_env()', 'service_role'),
+    ('get_schema_relationships()', 'authenticated service_role'),
+    ('get_table_columns(text,text)', 'authenticated service_role'),
+    ('get_tenant_by_slug(text)', 'authenticated service_role'),
+    ('infra.has_permission(text)', 'anon authenticated service_role'),
+    ('infra.is_admin()', 'anon authenticated service_role'),
+    ('infra.members_changed(uuid[])', ''),
+    ('infra.visible_from()', 'authenticated'),
+    ('infra.visible_to()', 'authenticated'),
+    ('insert_secret(text,text)', 'service_role'),
+    ('read_secret(text)', 'service_role')$$, 'each function is for whom it is meant');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.prorettype = 'trigger'::regtype
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    AND (has_function_privilege('anon', p.oid, 'EXECUTE') OR has_function_privilege('authenticated', p.oid, 'EXECUTE') OR has_function_privilege('service_role', p.oid, 'EXECUTE'))$$, 'triggers'' functions are for nobody');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace)
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    AND (p.proconfig IS NULL OR NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig) OR obj_description(p.oid, 'pg_proc') IS NULL)$$, 'each fixes its search_path, and has a comment');
+SELECT is_empty($$SELECT m.tab FROM ct.matrix m WHERE obj_description(m.tab, 'pg_class') IS NULL$$, 'tables have comments');
+
+-- Secrets
+SELECT is(ct.ask('service', $$SELECT read_secret('ct-env') FROM insert_secret('ct-env', 'v1')$$), 'v1', 'a secret is stored and read');
+SELECT vault.create_secret('not-for-apps', 'ct-other') \g /dev/null
+SELECT is(ct.ask('service', $$SELECT count(*) || coalesce(read_secret('ct-other'), ' none') || coalesce(delete_secret('ct-other')::text, '-') FROM get_all_secrets_for_env()$$), '0 nonefalse', 'others'' secrets are neither read nor deleted');
+SELECT is(ct.ask('service', $$SELECT string_agg(e.name || e.secret, ',') FROM insert_secret('ct-2', '2') b, insert_secret('ct-1', '1') a, LATERAL (SELECT * FROM get_all_secrets_for_env() WHERE a <> b) e$$), 'ct-11,ct-22', 'all of the environment');
+SELECT is(ct.ask('service', $$SELECT delete_secret(n)::text || delete_secret(n)::text FROM (SELECT 'ct-3' AS n FROM insert_secret('ct-3', 'x') OFFSET 0) s$$), 'truefalse', 'deleted once');
+SELECT is(ct.try('service', statement), state, statement) FROM (VALUES
+    ($$SELECT insert_secret(NULL, 'x')$$, '22023'), ($$SELECT insert_secret('', 'x')$$, '22023'), ($$SELECT insert_secret(repeat('x', 201), 'x')$$, '22023'),
+    ($$SELECT insert_secret('x', NULL)$$, '22004'), ($$SELECT insert_secret('ct-other', 'x')$$, '23505'), ($$SELECT insert_secret('x', repeat('x', 1048577))$$, '54000'),
+    ($$SELECT insert_secret('''; DROP TABLE profiles; --', 'x')$$, '1'), ($$SELECT insert_secret(1, 2)$$, '42883'),
+    ($$SELECT read_secret(NULL)$$, '1'), ($$SELECT read_secret('''; DROP TABLE profiles; --')$$, '1'), ($$SELECT delete_secret(NULL)$$, '1'),
+    ($$SELECT create_tenant(NULL, NULL)$$, '22023'), ($$SELECT create_tenant('Bad Slug', 'x')$$, '22023'), ($$SELECT create_tenant('x''; DROP TABLE profiles; --', 'x')$$, '22023'),
+    ($$SELECT create_tenant(repeat('x', 64), 'x')$$, '22023'), ($$SELECT create_tenant('ct-x', repeat('x', 201))$$, '22001'), ($$SELECT create_tenant('ct-x', 'x')$$, 'KR007'),
+    ($$SELECT create_tenant('00000000-0000-4000-8000-00000000000a', 'x')$$, '22023'),
+    ($$SELECT * FROM get_tenant_by_slug(NULL)$$, '0'), ($$SELECT * FROM get_tenant_by_slug('ct-a')$$, '1'), ($$SELECT * FROM get_tenant_by_slug(''' OR true --')$$, '0'),
+    ($$SELECT assign_user_to_tenant(NULL, '00000000-0000-4000-8000-00000000000a', 'member')$$, '22004'), ($$SELECT assign_user_to_tenant('00000000-0000-4000-9000-00000000000a', NULL, 'member')$$, '22004'),
+    ($$SELECT assign_user_to_tenant('00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-00000000000a', NULL)$$, '22023'),
+    ($$SELECT assign_user_to_tenant('00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-00000000000a', 'king')$$, '22023'),
+    ($$SELECT assign_user_to_tenant('00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-0000000000cc', 'member')$$, 'KR002'),
+    ($$SELECT assign_user_to_tenant('00000000-0000-4000-9000-0000000000cc', '00000000-0000-4000-8000-00000000000a', 'member')$$, '23503'),
+    ($$SELECT assign_user_to_tenant('x', 'y', 'member')$$, '22P02'), ($$SELECT assign_user_to_tenant('00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-00000000000a')$$, '1'),
+    ($$SELECT * FROM get_table_columns(NULL, NULL)$$, '0'), ($$SELECT * FROM get_table_columns('public', 'profiles''; DROP TABLE profiles; --')$$, '0'), ($$SELECT * FROM get_table_columns('public', 'profiles')$$, '12'),
+    ($$SELECT * FROM get_table_columns('vault', 'keys')$$, '0'), ($$SELECT * FROM get_table_columns(repeat('x', 100000), 'x')$$, '0'),
+    ($$SELECT * FROM discover_tables(NULL)$$, 'KR007'), ($$SELECT * FROM discover_tables('none')$$, 'KR007'), ($$SELECT * FROM discover_tables(repeat('x', 100000))$$, 'KR007'),
+    ($$SELECT * FROM discover_tables('kessel', '''; DROP TABLE profiles; --')$$, '0')) v(statement, state);
+SELECT is(ct.ask('service', $$SELECT t.slug FROM (SELECT assign_user_to_tenant('00000000-0000-4000-9000-0000000000ad', '00000000-0000-4000-8000-00000000000a', 'admin') OFFSET 0) x, profiles p JOIN app.tenants t ON t.id = p.tenant_id WHERE p.email = 'admin@example.com'$$), NULL, 'one statement sees what was before it');
+SELECT is(ct.try(who, statement), '-', format('not for %s: %s', who, statement)) FROM unnest(ARRAY['anon', 'a', 'ex', 'admin']) who,
+    unnest(ARRAY['SELECT insert_secret(''x'', ''y'')', 'SELECT read_secret(''x'')', 'SELECT delete_secret(''x'')', 'SELECT * FROM get_all_secrets_for_env()', 'SELECT create_tenant(''x'', ''y'')',
+                 'SELECT assign_user_to_tenant(gen_random_uuid(), gen_random_uuid())', 'SELECT app.custom_access_token_hook(''{}'')', 'SELECT infra.members_changed(NULL)']) statement ORDER BY 1;
+
+-- Tenants and catalogues show what one may see.
+SELECT is(ct.ask('b', 'SELECT count(*) FROM get_tenant_by_slug(''ct-b'')') || ct.ask('b', 'SELECT count(*) FROM get_tenant_by_slug(''ct-a'')') || ct.ask('ex', 'SELECT count(*) FROM get_tenant_by_slug(''ct-a'')'), '100', 'tenants by slug: one''s own');
+SELECT is(ct.ask('a', 'SELECT string_agg(column_name || '':'' || data_type || '':'' || is_nullable || '':'' || is_primary_key, '' '') FROM get_table_columns(''public'', ''module_role_access'') WHERE ordinal_position < 3'), 'id:uuid:false:true module_id:text:false:false', 'columns');
+SELECT is(ct.ask('a', 'SELECT string_agg(column_name || '' '' || foreign_table_schema || ''.'' || foreign_table_name || ''.'' || foreign_column_name, '','' ORDER BY column_name) FROM get_schema_relationships() WHERE table_name = ''module_role_access'''), 'module_id public.role_permissions.module_id,role_id public.roles.id', 'relationships');
+SELECT is(ct.ask('a', 'SELECT string_agg(table_schema || ''.'' || table_name, '' '') FROM discover_tables(''kessel'', ''app'')'), 'app.tenants app.user_tenants', 'tables');
+SELECT is(ct.try('a', 'SELECT * FROM discover_tables(''kessel'', ''pg_catalog'')'), '0', 'no catalogs');
+INSERT INTO db_registry (id, name, data_source_id) VALUES ('ct', 'CT', '00000000-0000-4000-8000-0000000000d5');
+SELECT is(ct.try('a', 'SELECT * FROM discover_tables(''ct'')'), 'KR007', 'a user does not get to see other databases');
+SELECT is(ct.try('admin', 'SELECT * FROM discover_tables(''ct'')'), '-', 'an administrator of the app is nobody to the router');
+
+--
+-- The hook, membership
+--
+SELECT is(app.custom_access_token_hook(jsonb_build_object('user_id', id, 'claims', '{"sub": "s", "x": [1]}'::jsonb, 'more', 1)) #>> '{claims,tenant_id}', tenant, 'the claims of ' || who || ' get the tenant')
+FROM ct.people JOIN (VALUES ('b', '00000000-0000-4000-8000-00000000000b'), ('ex', NULL), ('admin', NULL)) v(name, tenant) ON name = who;
+SELECT is(app.custom_access_token_hook('{"user_id": "00000000-0000-4000-9000-0000000000E0", "claims": {"tenant_id": "ct-a", "aud": "x"}, "z": null}'), '{"user_id": "00000000-0000-4000-9000-0000000000E0", "claims": {"aud": "x"}, "z": null}', 'none is left where there is none; all else stays');
+SELECT kessel.add_member('ct-a', '00000000-0000-4000-9000-00000000000b') \g /dev/null
+UPDATE app.user_tenants SET created_at = now() + interval '1 second' WHERE user_id = '00000000-0000-4000-9000-00000000000b' AND tenant_id = '00000000-0000-4000-8000-00000000000a';
+SELECT is(app.custom_access_token_hook(jsonb_build_object('user_id', '00000000-0000-4000-9000-00000000000b', 'claims', jsonb_build_object('app_metadata', jsonb_build_object('tenant_id', wanted)))) #>> '{claims,tenant_id}', tenant, 'the one that app_metadata names: ' || coalesce(wanted, 'NULL'))
+FROM (VALUES ('ct-a', '00000000-0000-4000-8000-00000000000a'), ('00000000-0000-4000-8000-00000000000a', '00000000-0000-4000-8000-00000000000a'), ('none', '00000000-0000-4000-8000-00000000000b'), (NULL, '00000000-0000-4000-8000-00000000000b')) v(wanted, tenant);
+UPDATE app.tenants SET status = 'suspended' WHERE slug = 'ct-b';
+SELECT is(app.custom_access_token_hook('{"user_id": "00000000-0000-4000-9000-00000000000b", "claims": {}}') #>> '{claims,tenant_id}', '00000000-0000-4000-8000-00000000000a', 'not a suspended one');
+SELECT is(ct.ask('b', $$SELECT app.is_user_active_in_tenant(auth.uid(), '00000000-0000-4000-8000-00000000000b')$$), 'false', 'nobody is active in a suspended tenant');
+UPDATE app.tenants SET status = 'active' WHERE slug = 'ct-b';
+SELECT throws_ok(format('SELECT app.custom_access_token_hook(%L)', event), '22023', NULL, 'no event: ' || coalesce(left(event, 40), 'NULL'))
+FROM unnest(ARRAY[NULL, '{}', '[]', '"x"', 'null', '{"user_id": 5, "claims": {}}', '{"user_id": "x", "claims": {}}', '{"user_id": "00000000-0000-4000-9000-00000000000b"}', '{"user_id": "00000000-0000-4000-9000-00000000000b", "claims": []}', '{"claims": {}}']) event;
+SELECT is(ct.ask(who, format('SELECT app.is_user_active_in_tenant(%L, %L)', usr, tenant)), active, format('%s asks about %s in %s', who, usr, tenant)) FROM (VALUES
+    ('b', '00000000-0000-4000-9000-00000000000b', '00000000-0000-4000-8000-00000000000b', 'true'), ('b', '00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-00000000000b', 'false'),
+    ('ex', '00000000-0000-4000-9000-0000000000e0', '00000000-0000-4000-8000-00000000000a', 'false'), ('service', '00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-00000000000b', 'true'),
+    ('service', '00000000-0000-4000-9000-00000000000a', NULL, 'false'), ('service', NULL, '00000000-0000-4000-8000-00000000000b', 'false'), ('service', '00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-0000000000cc', 'false'),
+    ('anon', '00000000-0000-4000-9000-00000000000a', '00000000-0000-4000-8000-00000000000b', '42501')) v(who, usr, tenant, active);
+SELECT is(ct.ask('a', 'SELECT app.current_tenant_id()'), NULL, 'no tenant is named');
+SELECT is(ct.ask('a', 'SELECT app.current_tenant_id() FROM (SELECT set_config(''kessel.tenant'', ''ct-b'', true) OFFSET 0) s'), '00000000-0000-4000-8000-00000000000b', 'the session''s tenant');
+SELECT is(ct.ask('ex', 'SELECT app.current_tenant_id() FROM (SELECT set_config(''kessel.tenant'', ''ct-a'', true) OFFSET 0) s'), '42501', 'not of an ex-member');
+
+--
+-- Bad values
+--
+SELECT is(ct.try('service', statement), state, left(statement, 80)) FROM (VALUES
+    ($$UPDATE profiles SET display_name = repeat('x', 201)$$, '23514'), ($$UPDATE profiles SET avatar_url = repeat('x', 2049)$$, '23514'), ($$UPDATE profiles SET color_scheme = 'pink'$$, '23514'),
+    ($$UPDATE profiles SET role = 'none'$$, '23503'), ($$UPDATE profiles SET role = NULL$$, '23503'), ($$UPDATE profiles SET role_id = gen_random_uuid()$$, '23503'), ($$UPDATE profiles SET role_id = NULL$$, '23502'),
+    ($$UPDATE profiles SET selected_theme = 'none'$$, '23503'), ($$INSERT INTO profiles (id) VALUES (gen_random_uuid())$$, '23503'),
+    ($$INSERT INTO roles (name, display_name) VALUES ('Bad', 'x')$$, '23514'), ($$INSERT INTO roles (name, display_name) VALUES ('admin', 'x')$$, '23505'), ($$INSERT INTO roles (name, display_name) VALUES ('x', '')$$, '23514'),
+    ($$INSERT INTO themes (id, name) VALUES ('../x', 'x')$$, '23514'), ($$INSERT INTO themes (id, name, dynamic_fonts) VALUES ('x', 'x', array_fill('f'::text, ARRAY[51]))$$, '23514'),
+    ($$INSERT INTO role_permissions (module_id, module_name, parent_id) VALUES ('x', 'x', 'none')$$, '23503'), ($$INSERT INTO role_permissions (module_id, module_name, parent_id) VALUES ('x', 'x', 'x')$$, '23514'),
+    ($$INSERT INTO role_permissions (module_id, module_name) VALUES ('crm', 'x')$$, '23505'), ($$INSERT INTO module_role_access (module_id, role_id) VALUES ('none', '00000000-0000-4000-8000-000000000001')$$, '23503'),
+    ($$INSERT INTO module_role_access (module_id, role_id) VALUES ('crm', gen_random_uuid())$$, '23503'), ($$INSERT INTO module_role_access (module_id, role_id) VALUES ('crm', '00000000-0000-4000-9000-000000000005')$$, '23505'),
+    ($$INSERT INTO app_settings (key, value) VALUES ('x', to_jsonb(repeat('x', 1048577)))$$, '23514'), ($$INSERT INTO app_settings (key) VALUES (repeat('x', 201))$$, '23514'),
+    ($$INSERT INTO db_registry (id, name, env_url_key) VALUES ('x', 'x', 'postgres://secret@host/db')$$, '23514'), ($$INSERT INTO db_registry (id, name, is_default) VALUES ('x', 'x', true)$$, '23505'),
+    ($$INSERT INTO db_registry (id, name, data_source_id) VALUES ('x', 'x', gen_random_uuid())$$, '23503'),
+    ($$INSERT INTO ai_datasources (table_name, display_name) VALUES ('profiles', 'x')$$, '23505'), ($$INSERT INTO ai_datasources (database_id, table_name, display_name) VALUES ('none', 'x', 'x')$$, '23503'),
+    ($$INSERT INTO ai_datasources (table_name, display_name, access_level) VALUES ('x', 'x', 'all')$$, '22P02'), ($$INSERT INTO ai_datasources (table_name, display_name, max_rows_per_query) VALUES ('x', 'x', 0)$$, '23514'),
+    ($$INSERT INTO ai_tool_calls (user_id, tool_name) VALUES (gen_random_uuid(), 'x')$$, '23503'), ($$INSERT INTO ai_tool_calls (user_id, tool_name, duration_ms) VALUES ('00000000-0000-4000-9000-00000000000a', 'x', -1)$$, '23514'),
+    ($$INSERT INTO ai_models (id, provider, display_name, cost_per_1k_input) VALUES ('x', 'x', 'x', -1)$$, '23514'), ($$INSERT INTO ai_models (id, provider, display_name) VALUES (repeat('x', 201), 'x', 'x')$$, '23514')) v(statement, state);
+
+--
+-- Plans: 100,000 users, of whom one reads the own rows
+--
+ALTER TABLE auth.users DISABLE TRIGGER kessel_new_user;
+INSERT INTO auth.users (id, email) SELECT gen_random_uuid(), 'user' || i || '@example.com' FROM generate_series(1, 100000) i;
+ALTER TABLE auth.users ENABLE TRIGGER kessel_new_user;
+INSERT INTO profiles (id, email) SELECT id, email FROM auth.users WHERE email ~ '^user';
+INSERT INTO app.user_tenants (user_id, tenant_id) SELECT id, '00000000-0000-4000-8000-00000000000a' FROM auth.users WHERE email ~ '^user.*0@';
+INSERT INTO ai_tool_calls (user_id, tool_name) SELECT id, 'tool' FROM auth.users WHERE email ~ '^user.*0@';
+ANALYZE profiles, app.user_tenants, app.tenants, ai_tool_calls;
+SELECT is((SELECT count(*) FROM profiles WHERE tenant_id = '00000000-0000-4000-8000-00000000000a'), 10000::bigint, 'ten thousand users join at once');
+CREATE FUNCTION ct.plan(somebody text, query text) RETURNS jsonb LANGUAGE sql AS $$ SELECT ct.ask(somebody, 'EXPLAIN (ANALYZE, BUFFERS, FORMAT json) ' || query)::jsonb -> 0 $$;
+CREATE TABLE ct.plans AS SELECT query, index, ct.plan('a', query) AS p
+FROM (VALUES ('SELECT * FROM profiles', 'profiles_pkey'), ('SELECT * FROM ai_tool_calls', 'ai_tool_calls_user_id'), ('SELECT * FROM app.user_tenants', 'user_tenants_pkey')) v(query, index);
+SELECT ok(p ->> 'Plan' NOT LIKE '%Seq Scan%' AND p ->> 'Plan' LIKE '%"Index Name": "' || index || '"%', query || ' uses its index') FROM ct.plans;
+SELECT cmp_ok((p #>> '{Plan,Shared Hit Blocks}')::integer + (p #>> '{Plan,Shared Read Blocks}')::integer, '<', 60, query || ' reads few blocks') FROM ct.plans;
+SELECT is((p #>> '{Plan,Actual Rows}')::numeric, 1::numeric, query || ' finds one row') FROM ct.plans;
+SELECT is(ct.try('admin', 'SELECT FROM profiles'), '100004', 'an administrator sees all');
+SELECT ok(ct.plan('admin', 'SELECT * FROM profiles WHERE email = ''user77@example.com''') ->> 'Plan' LIKE '%profiles_email%', 'and finds one by an index');
+SELECT ok(ct.plan('a', 'SELECT * FROM ' || t) ->> 'Plan' !~ 'Filter|InitPlan', t || ' is read without any condition') FROM unnest(ARRAY['themes', 'roles', 'role_permissions', 'module_role_access']) t;
+-- Once a query, not once a row.
+SELECT is(ct.ask('admin', 'EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM ai_models')::jsonb #>> '{0,Plan,Plans,0,Parent Relationship}', 'InitPlan', 'what is asked once');
+
+-- The way back with all these rows.
+SELECT lives_ok('SELECT kessel.teardown(''core'')', 'the way back with rows');
+SELECT is_empty('SELECT object FROM ct.snapshot() AS object WHERE object !~ ''ct\.'' EXCEPT SELECT object FROM before', 'leaves nothing');
+SELECT is((SELECT count(*) FROM app.user_tenants), 10005::bigint, 'memberships stay');
+SELECT lives_ok($$SELECT kessel.add_member('ct-b', gen_random_uuid())$$, 'and are written as before');
+SELECT throws_ok('SELECT kessel.has_permission(''crm'')', '55000', NULL, 'there are no permissions then');
+
+SELECT * FROM finish();
+ROLLBACK;
