@@ -45,6 +45,8 @@ enum
 #define TRIP_BYTES (64 * 1024)
 #define TRIP_STATEMENTS 500
 
+#define RESET_MS 5000
+
 #define FIRST_REST_MS 500
 #define LONGEST_REST_MS 30000
 
@@ -598,16 +600,23 @@ send_work(KrFleetTarget *target)
 	queue_some(target);
 }
 
-/* The session as a new one. Nothing of it matters to the target any more. */
+/*
+ * The session as a new one. A trip of its own: with the COMMIT it would be one more
+ * reason for not hearing what has become of that. The target is done already, and
+ * not kept waiting by it for long.
+ */
 static void
-queue_reset(KrFleetTarget *target)
+send_reset(KrFleetTarget *target)
 {
-	if (target->source->transaction_pooler)
-		return;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESET_MS);
+	KrMigrateWork *work = kr_migrate_work(target);
+
+	work->trip = KR_TRIP_RESET;
+	if (target->deadline == 0 || target->deadline > deadline)
+		target->deadline = deadline;
 	command(target, TAG_OTHER, "DISCARD ALL", 0, NULL);
 	kr_fleet_queue_sync(target);
 	kr_fleet_queue_settings(target, false);
-	kr_migrate_work(target)->was_reset = true;
 }
 
 static void
@@ -633,8 +642,6 @@ send_commit(KrFleetTarget *target)
 	kr_fleet_queue_sync(target);
 	/* Before it is on its way: what could not be queued may be, too. */
 	target->commits = !dry_run;
-	if (work->task >= work->ntasks)
-		queue_reset(target);
 }
 
 /* ---------- outside of a transaction ---------- */
@@ -748,6 +755,9 @@ next_alone(KrFleetTarget *target)
 	KrMigrateWork *work = kr_migrate_work(target);
 	const KrMigrateTask *task = task_of(work);
 
+	/* Half of it is not it. */
+	if (work->trip == KR_TRIP_ALONE_BEGIN && work->program->down)
+		work->version = task->version;
 	if (work->statement >= list_length(task->migration->statements))
 		send_alone_end(target);
 	else if (work->trip == KR_TRIP_ALONE_BEGIN && task->resumes && statement_of(work)->concurrent_index &&
@@ -769,13 +779,10 @@ next_task(KrFleetTarget *target)
 	if (work->task >= work->ntasks)
 	{
 		target->concluded = true;
-		if (work->was_reset || target->source->transaction_pooler || !work->ran)
-			kr_fleet_finish(target);
+		if (work->ran && !target->source->transaction_pooler)
+			send_reset(target);
 		else
-		{
-			work->trip = KR_TRIP_RESET;
-			queue_reset(target);
-		}
+			kr_fleet_finish(target);
 	}
 	else if (task_of(work)->migration->transactional)
 	{
@@ -853,6 +860,7 @@ proceed(KrFleetTarget *target)
 			end_alone(target);
 			break;
 		case KR_TRIP_RESET:
+			work->was_reset = true;
 			kr_fleet_finish(target);
 			break;
 	}
@@ -909,7 +917,7 @@ keeps(const KrFleetTarget *target)
 {
 	const KrMigrateWork *work = kr_migrate_work(target);
 
-	return !work->ran || (work->was_reset && target->error == NULL);
+	return !work->ran || work->was_reset;
 }
 
 static void
