@@ -56,6 +56,8 @@ GRANT ALL ON news TO admin;
 SQL
 
 my $s = $k->session;
+# What is meant for all of those who share a database; see 114_migration_safety.
+$k->exec(q{UPDATE app.data_sources SET options = options || '{"shared_tables": ["public.notes"]}' WHERE name = 'shared'});
 
 # A list of arguments for drive(): the targets, then others by name.
 sub call
@@ -248,7 +250,9 @@ drive(['one/public'], 1, direction => 'down');
 #
 # Time
 #
-migration('0002_more', "SELECT 1;\nSELECT pg_sleep(60)", '');
+sub busy { return "count(*) FROM (SELECT generate_series(1, $_[0])) AS busy" }
+my $for_ever = busy('100000000000');
+migration('0002_more', "SELECT 1;\nSELECT $for_ever", '');
 sub nothing_runs
 {
     my ($what) = @_;
@@ -256,7 +260,8 @@ sub nothing_runs
     is(record($one, 'public'), '1 applied 0', "$what: nothing was changed");
     return;
 }
-sub sleeps { return $one->{node}->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = '$one->{owner}' AND wait_event = 'PgSleep'") }
+my $at_work = "state = 'active' AND query LIKE '%busy'";
+sub is_at_work { return $one->{node}->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = '$one->{owner}' AND $at_work") }
 {
     my $start = time;
     ok_run(drive(['one/public'], 2, timeout => '1 s'), '1|failed|1|1|0|57014|0002_more|2|2', 'the time is over');
@@ -267,8 +272,8 @@ foreach my $how ('pg_cancel_backend', 'pg_terminate_backend')
 {
     my $victim = $how =~ /cancel/ ? $s : $k->session;
     $victim->start(call(['one/public'], 2));
-    ok(sleeps(), "$how: it is at work");
-    is($k->exec("SELECT news, n FROM news"), 'begun|1', "$how: which others see");
+    ok(is_at_work(), "$how: it is at work");
+    ok($k->node->poll_query_until('infra', "SELECT news || n = 'begun1' FROM news"), "$how: which others see");
     $k->exec("SELECT $how(" . $victim->pid . ')');
     like($victim->finish->{state}, qr/^57014|57P01$/, "$how: the call ends");
     nothing_runs($how);
@@ -279,7 +284,7 @@ foreach my $how ('pg_cancel_backend', 'pg_terminate_backend')
     my $log = -s $k->node->logfile;
     $k->exec("ALTER SYSTEM SET restart_after_crash = on; SELECT pg_reload_conf()");
     $victim->start(call(['one/public'], 2));
-    ok(sleeps(), 'kill -9 of the session: it is at work');
+    ok(is_at_work() && $k->node->poll_query_until('infra', "SELECT count(*) = 1 FROM news"), 'kill -9 of the session: it is at work');
     kill 'KILL', $victim->pid;
     $k->node->wait_for_log(qr/database system is ready to accept connections/, $log);
     $victim->finish;
@@ -315,11 +320,11 @@ sub crash
     $one->{node}->wait_for_log(qr/database system is ready to accept connections/, $log);
     return;
 }
-crash('in a statement', "wait_event = 'PgSleep'", '1|failed|1|1|0|08006|||');
+crash('in a statement', $at_work, '1|failed|1|1|0|08006|||');
 is(record($one, 'public'), '1 applied 0', 'nothing was changed');
-migration('0002_more', q{CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $f$; CREATE TABLE slow (id int);
+migration('0002_more', "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS \$f\$ BEGIN PERFORM $for_ever; RETURN NULL; END \$f\$; CREATE TABLE slow (id int);" . q{
     CREATE CONSTRAINT TRIGGER t AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slowly(); INSERT INTO slow VALUES (1)}, '');
-crash('while it commits', "wait_event = 'PgSleep' AND query = 'COMMIT'", '1|unknown|1||0|08007|||');
+crash('while it commits', "state = 'active' AND query = 'COMMIT'", '1|unknown|1||0|08007|||');
 is(record($one, 'public'), '1 applied 0', 'it was not committed');
 migration('0002_more', 'CREATE TABLE two (id int)', 'DROP TABLE two');
 ok_run(drive(['one/public'], 2), '1|done|1|2|1||||', 'the next run finishes it');
@@ -476,11 +481,12 @@ migration('0002_more', 'SELECT 1', '');
 #
 # Who does not begin any more
 #
+migration('0001_slow', 'SELECT ' . busy(20_000_000), '', blueprint => 'slow');
 my @six = ('one/public', 'schemas/schema_a', 'schemas/schema_b', 'solo_a/public', 'solo_b/public', 'shared/public');
-ok_run(drive(\@six, 1, max_parallel => 1, stop_after => 1), '1|done|0|1|1||||', 'stopped: who has begun ends, the others are not told of');
+ok_run(drive(\@six, 1, blueprint => 'slow', max_parallel => 1, stop_after => 1), '1|done|0|1|1||||', 'stopped: who has begun ends, the others are not told of');
 is($k->exec('SELECT count(*) FROM news'), '2', 'with no other word');
-ok_run(drive(\@six, 1, max_parallel => 2), lines('1|done|1|1|0||||', map { "$_|done|0|1|1||||" } 2 .. 6), 'the others later');
-drive(\@six, 0, direction => 'down');
+ok_run(drive(\@six, 1, blueprint => 'slow', max_parallel => 4), lines('1|done|1|1|0||||', map { "$_|done|0|1|1||||" } 2 .. 6), 'the others later');
+drive(\@six, 0, blueprint => 'slow', direction => 'down');
 $holder->run("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('kessel_router public', 0))");
 ok_run(drive(['one/public', 'one/none'], 1, lock_retries => 20, max_parallel => 1, stop_after => 3), lines('1|failed|0|0|0|55P03|||', '2|failed|||0|KR005|||'), 'stopped: who waits to be begun again has failed');
 $holder->run('ROLLBACK');
@@ -503,7 +509,7 @@ like_error($s->run('SELECT * FROM kessel._migration_next(NULL)'), '55000', qr/no
 like_error($s->run('SELECT kessel._migration_stop()'), '55000', qr/no migrations are under way/, 'so there is nothing to stop');
 ok_run($s->run('SELECT kessel._migration_open()'), '0', 'none is open');
 ok_run($s->run("SELECT kessel._migration_begin($good, '{public}'); SELECT kessel._migration_open()"), "\n0", 'a statement has it for itself');
-ok_run($s->run("SELECT b IS NULL, kessel._migration_open(), (SELECT string_agg(news, ',' ORDER BY news) FROM kessel._migration_next('1 s')) FROM kessel._migration_begin($good, '{public}') b"), '|1|begun,done', 'within one statement');
+ok_run($s->run("SELECT b IS NULL, kessel._migration_open(), (SELECT string_agg(news, ',' ORDER BY news) FROM kessel._migration_next('1 s')) FROM kessel._migration_begin($good, '{public}') b"), 'f|1|begun,done', 'within one statement');
 like_error($s->run("DO \$\$ BEGIN PERFORM kessel._migration_begin($good, '{public}'); PERFORM kessel._migration_begin($good, '{public}'); END \$\$"), '55000', qr/migrations are under way/, 'two at once');
 ok_run($s->run("DO \$\$ BEGIN FOR i IN 1 .. 3 LOOP PERFORM kessel._migration_begin($good, '{public}'); COMMIT; WHILE kessel._migration_open() > 0 LOOP PERFORM kessel._migration_next('1 s'); COMMIT; END LOOP; END LOOP; END \$\$"), '', 'several after each other, in a DO block');
 like_error($s->run("BEGIN READ ONLY; SELECT kessel._migration_begin($good, '{public}')"), '25006', qr/read-only/, 'a transaction that is read only');
@@ -513,6 +519,6 @@ foreach my $user (qw(app service stranger))
     like_error($k->run("SELECT kessel._migration_begin($good, '{public}')", user => $user), '42501', qr/permission denied/, "$user may not");
 }
 my $admin = $k->session(user => 'admin');
-ok_run($admin->run("SELECT (SELECT count(*) FROM kessel._migration_next('1 s')) FROM kessel._migration_begin(gen_random_uuid(), 'crm', 'up', 1, false, 1, '1 s', '1 s', 0, (SELECT array_agg(data_source_id) FROM (SELECT DISTINCT t.data_source_id FROM app.tenants t WHERE slug = 'solo-a') x), '{public}')"), '2', 'an administrator may');
+ok_run($admin->run("SELECT (SELECT min(news) FROM kessel._migration_next('1 s')) FROM kessel._migration_begin(gen_random_uuid(), 'crm', 'up', 1, false, 1, '1 s', '1 s', 0, (SELECT array_agg(data_source_id) FROM (SELECT DISTINCT t.data_source_id FROM app.tenants t WHERE slug = 'solo-a') x), '{public}')"), 'begun', 'an administrator may');
 
 done_testing();
