@@ -1,3 +1,5 @@
+SET search_path = pg_catalog, pg_temp;
+
 DROP TABLE public.roles;
 DROP FUNCTION infra.is_admin();
 DROP FUNCTION infra.guard_role();

@@ -3,6 +3,8 @@
 -- A database that was made ready for an app may grant everything in public to
 -- everybody by default: so each table and function takes all that back first.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE SCHEMA infra;
 COMMENT ON SCHEMA infra IS 'What policies and triggers of the infra database''s tables are made of; not for an API';
 REVOKE ALL ON SCHEMA infra FROM PUBLIC;

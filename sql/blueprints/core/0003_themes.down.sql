@@ -1,2 +1,4 @@
+SET search_path = pg_catalog, pg_temp;
+
 DROP TABLE public.themes;
 DROP FUNCTION infra.guard_theme();

@@ -1,5 +1,7 @@
 -- Themes that users can choose.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE TABLE public.themes (
     id            text PRIMARY KEY CHECK (id ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
     name          text NOT NULL CHECK (char_length(name) BETWEEN 1 AND 200),

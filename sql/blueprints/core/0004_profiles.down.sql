@@ -1,3 +1,5 @@
+SET search_path = pg_catalog, pg_temp;
+
 DROP TRIGGER kessel_new_user ON auth.users;
 DROP TRIGGER kessel_new_email ON auth.users;
 DROP TRIGGER renamed ON public.roles;

@@ -1,6 +1,8 @@
 -- What the app knows of each user. One is made for each new user; email follows
 -- auth.users, tenant_id follows app.user_tenants.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE TABLE public.profiles (
     id               uuid PRIMARY KEY REFERENCES auth.users ON DELETE CASCADE,
     email            text,

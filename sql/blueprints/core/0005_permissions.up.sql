@@ -1,5 +1,7 @@
 -- Which modules of the app are for whom.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE TABLE public.role_permissions (
     id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     module_id     text NOT NULL UNIQUE CHECK (char_length(module_id) BETWEEN 1 AND 200),

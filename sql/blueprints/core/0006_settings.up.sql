@@ -1,5 +1,7 @@
 -- The app's settings, and the databases that it knows.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE TABLE public.app_settings (
     key         text PRIMARY KEY CHECK (char_length(key) BETWEEN 1 AND 200),
     value       jsonb NOT NULL DEFAULT 'null' CHECK (octet_length(value::text) <= 1048576),

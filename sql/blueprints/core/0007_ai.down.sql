@@ -1,3 +1,5 @@
+SET search_path = pg_catalog, pg_temp;
+
 DROP TABLE public.ai_models;
 DROP TABLE public.ai_tool_calls;
 DROP TABLE public.ai_datasources;

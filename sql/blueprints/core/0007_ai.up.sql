@@ -1,5 +1,7 @@
 -- What the app's AI may read, what it has done, and the models that it has.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE TYPE public.ai_access_level AS ENUM ('none', 'read', 'read_write', 'full');
 COMMENT ON TYPE public.ai_access_level IS 'What an AI may do with a table';
 

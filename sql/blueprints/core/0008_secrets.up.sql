@@ -1,6 +1,8 @@
 -- The vault for the app's backend: secrets of its environment. For service_role
 -- alone, which reads what it has the privilege reveal on.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE FUNCTION public.insert_secret(name text, secret text) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

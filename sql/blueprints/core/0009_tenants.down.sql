@@ -1,3 +1,5 @@
+SET search_path = pg_catalog, pg_temp;
+
 DROP FUNCTION public.assign_user_to_tenant(uuid, uuid, text);
 DROP FUNCTION public.get_tenant_by_slug(text);
 DROP FUNCTION public.create_tenant(text, text);

@@ -1,5 +1,7 @@
 -- Tenants and members for the app's backend, and where users' tokens are issued.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE FUNCTION public.create_tenant(p_slug text, p_name text) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -1,6 +1,8 @@
 -- What tables there are and how they hang together, as far as the caller's
 -- privileges reach.
 
+SET search_path = pg_catalog, pg_temp;
+
 CREATE FUNCTION public.get_table_columns(p_schema text, p_table text)
 RETURNS TABLE (column_name text, data_type text, is_nullable boolean, column_default text, ordinal_position integer, is_primary_key boolean, description text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
