@@ -7,7 +7,7 @@
  * belongs to a connection; a step of connecting that could block runs on a thread
  * (kr_remote_dial.c). Targets are begun in their order, but for those whose host
  * has as many connections as it may have: they queue for it, and others overtake
- * them.
+ * them (kr_fleet_host.c).
  *
  * What goes wrong with one target is its error and nobody else's. What can raise
  * runs in a subtransaction (kr_fleet_try). A target whose program says so is begun
@@ -45,8 +45,8 @@
 #include "kr_fleet.h"
 #include "kr_guc.h"
 
-/* Targets that may wait for their hosts. */
-#define MAX_QUEUED 1024
+/* How many targets to look at for one that can be begun, before others are heard. */
+#define MAX_LOOKS 64
 
 /* How often to look whether there is room for who has rested. */
 #define REST_CHECK_MS 100
@@ -66,6 +66,7 @@ struct KrFleet
 	HTAB	   *begun;			/* ids of targets */
 	dlist_head	queues;			/* hosts with a queue */
 	int			nqueued;
+	int			nlooks;			/* since somebody was heard */
 	dlist_head	running;		/* targets, in the order in which they are asked */
 	int			nrunning;
 	dlist_head	resting;		/* targets that are to be begun again */
@@ -146,7 +147,7 @@ settle(KrFleet *fleet, KrFleetTarget *target)
 		MemoryContextSwitchTo(before);
 	}
 	if (target->counted)
-		target->host->active--;
+		kr_fleet_host_leave(target->host, target);
 	target->counted = false;
 }
 
@@ -158,35 +159,12 @@ resolve(void *arg)
 	target->program->raise_resolve(target);
 }
 
-static KrFleetHost *
-host_of(KrFleet *fleet, const KrSource *source)
-{
-	char		key[sizeof(((KrFleetHost *) NULL)->key)];
-	KrFleetHost *host;
-	bool		found;
-
-	kr_fleet_host_key(source, key, sizeof(key));
-	host = hash_search(fleet->hosts, key, HASH_ENTER, &found);
-	if (!found)
-	{
-		memset(host, 0, sizeof(*host));
-		memcpy(host->key, key, sizeof(key));
-		dlist_init(&host->queue);
-		host->looked_up = !kr_dial_needs_look_up(source);
-	}
-	return host;
-}
-
-/* One at a time asks for the address of a name that nobody has found yet. */
-static bool
-host_has_room(const KrFleetHost *host)
-{
-	return host->active < (host->looked_up ? kr_guc_fleet_connections_per_host : 1);
-}
-
-/* The next target; NULL when it is one that was begun under another name. */
+/*
+ * A target; NULL when it is one that was begun under another name, but for those
+ * that have waited in a queue.
+ */
 static KrFleetTarget *
-make_target(KrFleet *fleet)
+make_target(KrFleet *fleet, int index, bool was_queued)
 {
 	MemoryContext cxt = AllocSetContextCreate(fleet->cxt, "kessel fleet target",
 											  ALLOCSET_SMALL_SIZES);
@@ -197,16 +175,16 @@ make_target(KrFleet *fleet)
 
 	target->cxt = cxt;
 	target->program = fleet->program;
-	target->index = fleet->next_index++;
+	target->index = index;
 	target->fd = -1;
 	INSTR_TIME_SET_CURRENT(target->start);
 	error = kr_fleet_try(resolve, target, cxt, true);
 	if (error != NULL)
 		kr_fleet_fail(target, error);
-	if (target->has_id)
+	if (target->has_id && !was_queued)
 		(void) hash_search(fleet->begun, &target->id, HASH_ENTER, &found);
 	if (target->source != NULL)
-		target->host = host_of(fleet, target->source);
+		target->host = kr_fleet_find_host(fleet->hosts, fleet->cxt, target->source);
 	MemoryContextSwitchTo(before);
 	if (!found)
 		return target;
@@ -214,26 +192,28 @@ make_target(KrFleet *fleet)
 	return NULL;
 }
 
+/* It goes, and is made anew when its turn comes: so however many wait take no memory. */
 static void
 enqueue(KrFleet *fleet, KrFleetTarget *target)
 {
 	KrFleetHost *host = target->host;
 
-	if (dlist_is_empty(&host->queue))
+	if (!kr_fleet_host_has_queue(host))
 		dlist_push_tail(&fleet->queues, &host->node);
-	dlist_push_tail(&host->queue, &target->node);
+	kr_fleet_host_push(host, target->index);
 	fleet->nqueued++;
+	MemoryContextDelete(target->cxt);
 }
 
-static KrFleetTarget *
+static int
 dequeue(KrFleet *fleet, KrFleetHost *host)
 {
-	KrFleetTarget *target = dlist_container(KrFleetTarget, node, dlist_pop_head_node(&host->queue));
+	int			index = kr_fleet_host_pop(host);
 
-	if (dlist_is_empty(&host->queue))
+	if (!kr_fleet_host_has_queue(host))
 		dlist_delete(&host->node);
 	fleet->nqueued--;
-	return target;
+	return index;
 }
 
 /* Is the whole call's time up? */
@@ -241,6 +221,14 @@ static bool
 is_late(const KrFleet *fleet)
 {
 	return fleet->deadline != 0 && GetCurrentTimestamp() >= fleet->deadline;
+}
+
+/* Need its targets not wait, be it that they fail at once? */
+static bool
+host_is_due(const KrFleet *fleet, const KrFleetHost *host)
+{
+	return kr_fleet_host_has_room(host) || host->unknown != NULL ||
+		kr_fleet_host_is_silent(host) || is_late(fleet);
 }
 
 /* One that has rested; NULL: none. */
@@ -254,7 +242,7 @@ next_rested(KrFleet *fleet)
 	{
 		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
 
-		if ((target->rested > now || !host_has_room(target->host)) && !is_late(fleet))
+		if ((target->rested > now || !host_is_due(fleet, target->host)) && !is_late(fleet))
 			continue;
 		dlist_delete(&target->node);
 		fleet->nresting--;
@@ -265,35 +253,51 @@ next_rested(KrFleet *fleet)
 	return NULL;
 }
 
-/* One that can be begun now, or has failed already; NULL: none. */
+/* One who has waited for its host; NULL: none. */
 static KrFleetTarget *
-next_target(KrFleet *fleet)
+next_queued(KrFleet *fleet)
 {
-	KrFleetTarget *rested = next_rested(fleet);
 	dlist_iter	iter;
-
-	if (rested != NULL)
-		return rested;
 
 	dlist_foreach(iter, &fleet->queues)
 	{
 		KrFleetHost *host = dlist_container(KrFleetHost, node, iter.cur);
 
-		if (host_has_room(host) || host->unknown != NULL || is_late(fleet))
-			return dequeue(fleet, host);
-	}
-	while (fleet->next_index < fleet->program->ntargets && fleet->nqueued < MAX_QUEUED)
-	{
-		KrFleetTarget *target = make_target(fleet);
+		if (host_is_due(fleet, host))
+		{
+			int			index = dequeue(fleet, host);
 
+			return make_target(fleet, index, true);
+		}
+	}
+	return NULL;
+}
+
+/* One that can be begun now, or has failed already; NULL: none. */
+static KrFleetTarget *
+next_target(KrFleet *fleet)
+{
+	KrFleetTarget *target = next_rested(fleet);
+
+	if (target != NULL)
+		return target;
+	for (;;)
+	{
 		CHECK_FOR_INTERRUPTS();
+		target = next_queued(fleet);
+		if (target == NULL)
+		{
+			if (fleet->next_index >= fleet->program->ntargets || fleet->nlooks >= MAX_LOOKS)
+				return NULL;
+			fleet->nlooks++;
+			target = make_target(fleet, fleet->next_index++, false);
+		}
 		if (target == NULL)
 			continue;
-		if (target->phase == KR_FLEET_ENDS || host_has_room(target->host) || is_late(fleet))
+		if (target->phase == KR_FLEET_ENDS || host_is_due(fleet, target->host))
 			return target;
 		enqueue(fleet, target);
 	}
-	return NULL;
 }
 
 /* A connection that is idle makes room, too. */
@@ -319,6 +323,8 @@ begin_target(KrFleet *fleet, KrFleetTarget *target)
 		kr_fleet_fail_late(target, true);
 	else if (target->phase == KR_FLEET_WAITS && target->host->unknown != NULL)
 		kr_fleet_fail(target, target->host->unknown);
+	else if (target->phase == KR_FLEET_WAITS && kr_fleet_host_is_silent(target->host))
+		kr_fleet_fail_with(target, kr_fleet_raise_silent);
 	if (target->phase == KR_FLEET_WAITS)
 	{
 		if (!target->told_begin)
@@ -326,7 +332,7 @@ begin_target(KrFleet *fleet, KrFleetTarget *target)
 		if (fleet->program->timeout_ms > 0)
 			target->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   fleet->program->timeout_ms);
-		target->host->active++;
+		kr_fleet_host_enter(target->host, target);
 		target->counted = true;
 		forget_waits(fleet);
 		kr_fleet_start(target);
@@ -337,6 +343,7 @@ begin_target(KrFleet *fleet, KrFleetTarget *target)
 static void
 begin_targets(KrFleet *fleet)
 {
+	fleet->nlooks = 0;
 	while (fleet->nrunning < fleet->program->max_parallel)
 	{
 		KrFleetTarget *target;
@@ -486,6 +493,9 @@ patience(KrFleet *fleet, TimestampTz until)
 {
 	dlist_iter	iter;
 
+	/* There may be one that can be begun. */
+	if (fleet->nlooks >= MAX_LOOKS)
+		return 0;
 	until = earlier(earlier(until, fleet->deadline), end_of_rest(fleet));
 
 	dlist_foreach(iter, &fleet->running)
@@ -570,6 +580,8 @@ add_time(KrFleet *fleet, TimestampTz since, bool paused_only)
 
 		if (target->deadline != 0 && (target->paused || !paused_only))
 			target->deadline += passed;
+		if (target->dial != NULL && !paused_only)
+			kr_dial_extend(target->dial, passed);
 	}
 }
 
@@ -853,7 +865,7 @@ kr_fleet_stop(KrFleet *fleet)
 		return;
 	fleet->next_index = fleet->program->ntargets;
 	while (!dlist_is_empty(&fleet->queues))
-		free_target(fleet, dequeue(fleet, dlist_head_element(KrFleetHost, node, &fleet->queues)));
+		(void) dequeue(fleet, dlist_head_element(KrFleetHost, node, &fleet->queues));
 	while (!dlist_is_empty(&fleet->resting))
 	{
 		KrFleetTarget *target = dlist_container(KrFleetTarget, node, dlist_pop_head_node(&fleet->resting));

@@ -1,7 +1,8 @@
 /*
  * kr_fleet.h
- *	  Work on many data sources at once: the engine (kr_fleet.c), one target's
- *	  connection and what goes over it (kr_fleet_target.c). What is done for each
+ *	  Work on many data sources at once: the engine (kr_fleet.c), the hosts that they
+ *	  are on (kr_fleet_host.c), one target's connection and what goes over it
+ *	  (kr_fleet_target.c). What is done for each
  *	  target is a program: one statement for each tenant (kr_fleet_statement.c, and
  *	  kr_fleet_fence.c for what it may be), or migrations (src/migrate).
  */
@@ -14,6 +15,7 @@
 #include "lib/stringinfo.h"
 #include "libpq-fe.h"
 #include "portability/instr_time.h"
+#include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
 #include "kr_remote_dial.h"
@@ -80,7 +82,8 @@ typedef struct KrFleetProgram
 
 	/*
 	 * Whose turn target->index is: set source, which outlives the target, and label;
-	 * id where it counts once. In a subtransaction, errors are the target's.
+	 * id where it counts once. In a subtransaction, errors are the target's. Called
+	 * again, for a new target, where this one has to wait for its host.
 	 */
 	void		(*raise_resolve) (KrFleetTarget *target);
 
@@ -202,19 +205,48 @@ extern bool kr_fleet_sends_jsonb(const KrFleetTarget *target);
 /* Of a target that is done: the command's tag without numbers. */
 extern const char *kr_fleet_command_of(const KrFleetTarget *target);
 
-/* ---------- kr_fleet_target.c ---------- */
+/* ---------- kr_fleet_host.c ---------- */
 
-/* A host and port, and the limit of connections to it. In the fleet's memory. */
+/* A host and port, and whether connections to it may be opened. In the fleet's memory. */
 typedef struct KrFleetHost
 {
 	char		key[256];
-	int			active;
-	int			waiting;		/* targets */
+	MemoryContext cxt;
+	int			active;			/* targets at work there */
 	bool		looked_up;		/* its name has an address */
 	ErrorData  *unknown;		/* its name has none */
-	dlist_head	queue;			/* of targets that wait for their turn */
+	bool		answers;		/* it has let somebody in */
+	int			silences;		/* attempts to connect, the last ones, that had no answer in time */
+	const KrFleetTarget *prober;	/* who tries whether it answers again; NULL: nobody */
+	TimestampTz probe;			/* not before */
+	int		   *queue;			/* indexes of targets that wait for their turn */
+	int			queue_first;
+	int			queue_end;
+	int			queue_size;
 	dlist_node	node;			/* in the fleet's list of hosts with a queue */
 } KrFleetHost;
+
+/* It is made, and its queue later on, in cxt, which is the table's. */
+extern KrFleetHost *kr_fleet_find_host(HTAB *hosts, MemoryContext cxt, const KrSource *source);
+
+/* May a target be begun there now? */
+extern bool kr_fleet_host_has_room(const KrFleetHost *host);
+
+/* Has nobody an answer from it? Then kr_fleet_raise_silent() says so for a target. */
+extern bool kr_fleet_host_is_silent(const KrFleetHost *host);
+extern void kr_fleet_raise_silent(KrFleetTarget *target);
+
+/* Somebody begins to work there; has been let in; has an end. */
+extern void kr_fleet_host_enter(KrFleetHost *host, const KrFleetTarget *target);
+extern void kr_fleet_host_answered(KrFleetHost *host);
+extern void kr_fleet_host_leave(KrFleetHost *host, const KrFleetTarget *target);
+
+/* The queue, first in, first out. */
+extern void kr_fleet_host_push(KrFleetHost *host, int index);
+extern int	kr_fleet_host_pop(KrFleetHost *host);
+extern bool kr_fleet_host_has_queue(const KrFleetHost *host);
+
+/* ---------- kr_fleet_target.c ---------- */
 
 typedef enum KrFleetPhase
 {
@@ -265,6 +297,7 @@ struct KrFleetTarget
 	uint64		rows;			/* that were told; or what the program counts */
 	ErrorData  *error;
 	bool		keeps_error;	/* for others of its host, who have the same */
+	bool		unanswered;		/* it was not let in, or refused, in time */
 
 	int			fd;				/* in the wait event set; -1: not */
 	uint32		events;
@@ -291,8 +324,6 @@ extern const KrFleetStep *kr_fleet_current_step(const KrFleetTarget *target);
 
 /* The error that is raised, in the target's memory. */
 extern ErrorData *kr_fleet_error(KrFleetTarget *target, void (*raise) (KrFleetTarget *target));
-
-extern void kr_fleet_host_key(const KrSource *source, char *key, Size size);
 
 /* Take a spare connection and send, or begin to connect. */
 extern void kr_fleet_start(KrFleetTarget *target);

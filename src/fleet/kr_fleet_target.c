@@ -32,24 +32,6 @@
 /* What libpq's input buffer has at first. */
 #define LIBPQ_BUFFER (16 * 1024)
 
-/* Host and port, as the source names them; several are one. */
-void
-kr_fleet_host_key(const KrSource *source, char *key, Size size)
-{
-	static const char *const keywords[] = {"host", "hostaddr", "port"};
-	int			len = 0;
-
-	memset(key, 0, size);
-	for (int k = 0; k < lengthof(keywords); k++)
-	{
-		for (int i = 0; i < source->noptions && len < size; i++)
-		{
-			if (strcmp(source->keywords[i], keywords[k]) == 0)
-				len += snprintf(key + len, size - len, "%s ", source->values[i]);
-		}
-	}
-}
-
 /* ---------- how it ends ---------- */
 
 /* The answers to come are of no interest any more. */
@@ -167,6 +149,7 @@ kr_fleet_fail_late(KrFleetTarget *target, bool whole_call)
 {
 	Late		late = {.target = target,.whole_call = whole_call};
 
+	target->unanswered = target->phase == KR_FLEET_CONNECTS && !whole_call;
 	kr_fleet_fail(target, kr_fleet_try(raise_late, &late, target->cxt, false));
 }
 
@@ -290,6 +273,7 @@ dial(KrFleetTarget *target)
 			target->keeps_error = target->dial != NULL && kr_dial_lacks_address(target->dial);
 			if (target->keeps_error)
 				target->host->unknown = error;
+			target->unanswered = target->dial != NULL && kr_dial_is_unanswered(target->dial);
 			kr_fleet_fail(target, error);
 			return;
 		}
@@ -297,7 +281,7 @@ dial(KrFleetTarget *target)
 
 	if (target->pg != NULL)
 	{
-		target->host->looked_up = true;
+		kr_fleet_host_answered(target->host);
 		kr_dial_end(target->dial);
 		target->dial = NULL;
 		begin_program(target);
@@ -307,10 +291,13 @@ dial(KrFleetTarget *target)
 void
 kr_fleet_start(KrFleetTarget *target)
 {
+	target->unanswered = false;
 	target->pg = kr_spare_take(target->source);
 	target->was_spare = target->pg != NULL;
 	if (target->was_spare)
 	{
+		/* As far as we know. */
+		target->host->answers = true;
 		begin_program(target);
 		return;
 	}

@@ -23,6 +23,9 @@
 /* Threads that compute for servers that hang, and those that were left behind. */
 #define MAX_LEFT_BEHIND 64
 
+/* Who refuses a connection after that time is not the host itself. */
+#define SLOW_REFUSAL_MS 1000
+
 /* malloc'ed */
 typedef struct StepJob
 {
@@ -37,6 +40,9 @@ struct KrDial
 	char	   *names;			/* those that have not been looked up; NULL: none */
 	KrLookup   *lookup;			/* of a name, under way */
 	bool		lacks_address;
+	TimestampTz begun;
+	bool		arrived;		/* at the host */
+	bool		unanswered;
 	PGconn	   *pg;				/* NULL: not begun, or a thread's */
 	PostgresPollingStatusType status;
 	KrJob	   *job;			/* a step under way */
@@ -94,6 +100,7 @@ kr_dial_start(const KrSource *source, bool looked_up)
 	const char *names = looked_up ? NULL : kr_remote_name_to_look_up(source);
 
 	dial->source = source;
+	dial->begun = GetCurrentTimestamp();
 	dial->deadline = kr_remote_connect_deadline(source);
 	dial->tried.version = source->secret_version;
 	dial->names = names ? pstrdup(names) : NULL;
@@ -107,10 +114,23 @@ kr_dial_deadline(const KrDial *dial)
 	return dial->deadline;
 }
 
+void
+kr_dial_extend(KrDial *dial, int64 us)
+{
+	dial->begun += us;
+	dial->deadline += us;
+}
+
 bool
 kr_dial_lacks_address(const KrDial *dial)
 {
 	return dial->lacks_address;
+}
+
+bool
+kr_dial_is_unanswered(const KrDial *dial)
+{
+	return dial->unanswered;
 }
 
 int
@@ -232,6 +252,21 @@ make_ready(KrDial *dial)
 		kr_remote_raise_lost(pg, dial->source->name);
 }
 
+/*
+ * After a step. A refusal is an answer, but not that of a router on the way, which
+ * comes after some seconds.
+ */
+static void
+note_answer(KrDial *dial, bool late)
+{
+	ConnStatusType status = dial->pg ? PQstatus(dial->pg) : CONNECTION_BAD;
+	bool		failed = status == CONNECTION_BAD || dial->status == PGRES_POLLING_FAILED;
+
+	dial->arrived |= status != CONNECTION_BAD && status != CONNECTION_STARTED;
+	dial->unanswered = failed ? !dial->arrived &&
+		TimestampDifferenceExceeds(dial->begun, GetCurrentTimestamp(), SLOW_REFUSAL_MS) : late;
+}
+
 bool
 kr_dial_step(KrDial *dial)
 {
@@ -245,7 +280,10 @@ kr_dial_step(KrDial *dial)
 	if (dial->job != NULL)
 	{
 		if (!end_step(dial))
+		{
+			dial->unanswered = true;
 			kr_remote_raise_timeout(dial->source);
+		}
 		kr_remote_check_where(dial->pg, dial->source, dial->status);
 	}
 	else if (PQstatus(dial->pg) != CONNECTION_BAD && !late)
@@ -254,6 +292,7 @@ kr_dial_step(KrDial *dial)
 		return false;
 	}
 
+	note_answer(dial, late);
 	if (PQstatus(dial->pg) == CONNECTION_BAD || dial->status == PGRES_POLLING_FAILED)
 		try_other_secret(dial);
 	else if (dial->status == PGRES_POLLING_OK)

@@ -34,8 +34,14 @@ extern bool kr_dial_step(KrDial *dial);
 extern int	kr_dial_socket(const KrDial *dial, uint32 *events);
 extern TimestampTz kr_dial_deadline(const KrDial *dial);
 
+/* Time in which nobody could take a step, in microseconds, does not count. */
+extern void kr_dial_extend(KrDial *dial, int64 us);
+
 /* The name for which no address was found in the step that has raised an error. */
 extern bool kr_dial_lacks_address(const KrDial *dial);
+
+/* Nobody has let it in, nor refused it, in the time that there was for that. */
+extern bool kr_dial_is_unanswered(const KrDial *dial);
 
 /* Does the source's name have to be looked up? */
 extern bool kr_dial_needs_look_up(const KrSource *source);
