@@ -11,28 +11,17 @@ SET LOCAL client_min_messages = error;
 CREATE SCHEMA ct;
 GRANT USAGE ON SCHEMA ct TO PUBLIC;
 
--- All that a migration could leave behind, with privileges. Roles stay, and their memberships.
-CREATE FUNCTION ct.snapshot() RETURNS SETOF text LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('class %s %s %s %s', o.oid::regclass, o.relkind, o.relowner::regrole, o.relacl) FROM pg_class o WHERE o.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('function %s %s %s', o.oid::regprocedure, o.proowner::regrole, o.proacl) FROM pg_proc o WHERE o.pronamespace::regnamespace::text !~ '^pg_temp'
-    UNION ALL SELECT format('type %s %s', o.oid::regtype, o.typacl) FROM pg_type o WHERE o.typnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('schema %s %s', o.nspname, o.nspacl) FROM pg_namespace o WHERE o.nspname !~ '^pg_'
-    UNION ALL SELECT format('trigger %s %s', o.tgrelid::regclass, o.tgname) FROM pg_trigger o WHERE NOT o.tgisinternal
-    UNION ALL SELECT format('policy %s %s', o.polrelid::regclass, o.polname) FROM pg_policy o
-    UNION ALL SELECT format('constraint %s %s', o.conrelid::regclass, o.conname) FROM pg_constraint o
-    UNION ALL SELECT format('attribute %s %s %s', o.attrelid::regclass, o.attname, o.attacl) FROM pg_attribute o JOIN pg_class c ON c.oid = o.attrelid WHERE o.attnum > 0 AND c.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('default acl %s', o) FROM pg_default_acl o
-$$;
+\i test/lib/catalog_snapshot.sql
 
-CREATE TEMP TABLE before AS SELECT * FROM ct.snapshot() AS object;
+CREATE TEMP TABLE before AS SELECT * FROM catalog_snapshot() AS object;
 SELECT * FROM kessel.setup('{core}') \g /dev/null
-CREATE TEMP TABLE made AS SELECT * FROM ct.snapshot() AS object;
+CREATE TEMP TABLE made AS SELECT * FROM catalog_snapshot() AS object;
 SELECT cmp_ok((SELECT count(*)::integer FROM made), '>', (SELECT count(*)::integer FROM before) + 100, 'setup makes much');
 SELECT * FROM kessel.teardown('core') \g /dev/null
-SELECT is_empty('SELECT object FROM ct.snapshot() AS object EXCEPT SELECT object FROM before', 'the way back leaves nothing');
-SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM ct.snapshot() AS object', 'and takes nothing that was there');
+SELECT is_empty('SELECT object FROM catalog_snapshot() AS object EXCEPT SELECT object FROM before', 'the way back leaves nothing');
+SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM catalog_snapshot() AS object', 'and takes nothing that was there');
 SELECT * FROM kessel.setup('{core}') \g /dev/null
-SELECT is_empty('SELECT object FROM made EXCEPT SELECT object FROM ct.snapshot() AS object', 'a second setup makes the same');
+SELECT is_empty('SELECT object FROM made EXCEPT SELECT object FROM catalog_snapshot() AS object', 'a second setup makes the same');
 
 -- Each migration's own way back.
 SELECT count(*) > 5 AS ok FROM kessel.applied_migrations WHERE blueprint = 'core' \gset
@@ -41,7 +30,7 @@ CREATE FUNCTION ct.step(back_to integer) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM kessel.teardown('core', back_to);
     PERFORM kessel.setup('{core}');
-    RETURN (SELECT string_agg(object, E'\n') FROM (SELECT object FROM made EXCEPT SELECT ct.snapshot()) AS d);
+    RETURN (SELECT string_agg(object, E'\n') FROM (SELECT object FROM made EXCEPT SELECT catalog_snapshot()) AS d);
 END $$;
 SELECT is(ct.step(m.version), NULL, 'back to version ' || m.version || ' and forth') FROM kessel.migrations m WHERE m.blueprint = 'core' ORDER BY m.version DESC;
 
@@ -284,7 +273,7 @@ SELECT results_eq($$
            concat_ws(' ', CASE WHEN has_function_privilege('anon', p.oid, 'EXECUTE') THEN 'anon' END, CASE WHEN has_function_privilege('authenticated', p.oid, 'EXECUTE') THEN 'authenticated' END,
                      CASE WHEN has_function_privilege('service_role', p.oid, 'EXECUTE') THEN 'service_role' END)
     FROM pg_proc p
-    WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.prorettype <> 'trigger'::regtype
+    WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.prorettype <> 'trigger'::regtype AND p.proname <> 'catalog_snapshot'
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e') ORDER BY p.oid::regprocedure::text COLLATE "C" $$,
 $$VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'service_role'),
     ('create_tenant(text,text)', 'service_role'),
@@ -304,7 +293,7 @@ $$VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'service_role'),
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.prorettype = 'trigger'::regtype
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     AND (has_function_privilege('anon', p.oid, 'EXECUTE') OR has_function_privilege('authenticated', p.oid, 'EXECUTE') OR has_function_privilege('service_role', p.oid, 'EXECUTE'))$$, 'triggers'' functions are for nobody');
-SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace)
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.proname <> 'catalog_snapshot'
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     AND (p.proconfig IS NULL OR NOT 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig) OR obj_description(p.oid, 'pg_proc') IS NULL)$$, 'each fixes its search_path, and has a comment');
 SELECT is_empty($$SELECT m.tab FROM ct.matrix m WHERE obj_description(m.tab, 'pg_class') IS NULL$$, 'tables have comments');
@@ -419,7 +408,7 @@ SELECT is(ct.ask('admin', 'EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM ai_model
 
 -- The way back with all these rows.
 SELECT lives_ok('SELECT kessel.teardown(''core'')', 'the way back with rows');
-SELECT is_empty('SELECT object FROM ct.snapshot() AS object WHERE object !~ ''ct\.'' EXCEPT SELECT object FROM before', 'leaves nothing');
+SELECT is_empty('SELECT object FROM catalog_snapshot() AS object WHERE object !~ ''ct\.'' EXCEPT SELECT object FROM before', 'leaves nothing');
 SELECT is((SELECT count(*) FROM app.user_tenants), 10005::bigint, 'memberships stay');
 SELECT lives_ok($$SELECT kessel.add_member('ct-b', gen_random_uuid())$$, 'and are written as before');
 SELECT throws_ok('SELECT kessel.has_permission(''crm'')', '55000', NULL, 'there are no permissions then');
