@@ -99,9 +99,9 @@ my %plain = map { $_ => 1 } (
     map({ "kessel.$_" } qw(add_blueprint add_migration drop_blueprint drop_migration expose migrate plan_migration rollback setup teardown unexpose)),
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
-    # names and ids of tables, databases and modules
-    map({ "kessel.$_" } qw(discover_tables has_permission)), 'infra.has_permission',
-    map({ "public.$_" } qw(assign_user_to_tenant create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
+    # names and ids of tables, databases, modules and organizations
+    map({ "kessel.$_" } qw(discover_tables has_permission)), map({ "infra.$_" } qw(has_permission my_agents my_organizations period_start)),
+    map({ "public.$_" } qw(assign_user_to_tenant create_organization create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
     # names and ids of secrets, tenants and roles; conditions; files
     map({ "vault.$_" } qw(grant_secret reveal revoke_secret rotate_tenant_key shred_tenant)),
     # what is sealed already

@@ -18,14 +18,15 @@ my $r;
 
 # ---------- core, on plain PostgreSQL ----------
 
-is($k->exec('SELECT blueprint, version, available > 0, cardinality(missing) = available FROM kessel.setup_status()'), 'core|0|t|t', 'core is built in, and not applied');
+is($k->exec('SELECT blueprint, version, available > 0, cardinality(missing) = available FROM kessel.setup_status() WHERE blueprint = $$core$$'), 'core|0|t|t', 'core is built in, and not applied');
 is($k->exec("SELECT count(*) FROM kessel.migrations WHERE checksum <> encode(sha256(convert_to(up, 'UTF8')), 'hex') OR down IS NULL OR author IS NOT NULL"), '0', 'with checksums, and ways back');
 is($k->exec("SELECT count(*) FROM pg_roles WHERE rolname IN ('anon', 'authenticated', 'service_role')"), '0', 'the extension alone makes no roles of apps');
 $r = $k->run('SELECT blueprint, version, name, ms > 0 FROM kessel.setup()');
 like($r->{out}, qr/^core\|1\|0001_ground\|t$/m, 'kessel.setup() alone sets up all');
 like($r->{err}, qr/NOTICE: .*core: 0001_ground applied/, 'and says so');
 ok_run($k->run('SELECT * FROM kessel.setup()'), '', 'a second one finds nothing to do');
-is($k->exec('SELECT version = available, missing FROM kessel.setup_status()'), 't|{}', 'the status says so');
+is($k->exec("SELECT DISTINCT version = available, missing FROM kessel.setup_status()"), 't|{}', 'the status says so');
+is($k->run("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'")->{state}, '', 'those that require core are taken back');
 is($k->exec("SELECT string_agg(DISTINCT pg_get_userbyid(relowner), ' ') FROM pg_class WHERE relnamespace = 'auth'::regnamespace"), 'postgres', 'the tables are the caller\'s');
 is($k->exec("SELECT count(*) FROM pg_depend d JOIN pg_class c ON c.oid = d.objid WHERE d.deptype = 'e' AND c.relnamespace = 'auth'::regnamespace"), '0', 'and no extension\'s');
 $k->exec("INSERT INTO auth.users (id, email) VALUES ('00000000-0000-0000-0000-000000000001', 'a\@example.org')");
@@ -44,7 +45,7 @@ is($k->exec("SELECT pg_has_role('authenticated', 'kessel_user', 'USAGE'), pg_has
 $k->exec('CREATE VIEW public.mine AS SELECT id FROM auth.users');
 $r = $k->run("SELECT * FROM kessel.teardown('core')");
 is($r->{state}, '2BP01', 'what others depend on stays');
-ok_run($k->run('SELECT version = available, count(*) FROM kessel.setup_status(), auth.users GROUP BY 1'), 't|1', 'all of it');
+ok_run($k->run('SELECT version = available, count(*) FROM kessel.setup_status(), auth.users WHERE blueprint = $$core$$ GROUP BY 1'), 't|1', 'all of it');
 $k->exec('DROP VIEW public.mine');
 is($k->run("SELECT * FROM kessel.teardown('core')")->{state}, '', 'taken back');
 is($k->exec("SELECT to_regnamespace('auth') IS NULL, count(*) FROM kessel.applied_migrations"), 't|0', 'it leaves nothing');
@@ -67,7 +68,7 @@ GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
 SQL
 my $theirs = "SELECT p.oid, p.xmin, p.prosrc FROM pg_proc p WHERE pronamespace = 'auth'::regnamespace AND proname <> 'jwt' UNION ALL SELECT c.oid, NULL, relowner::text || relname || coalesce(relacl::text, '') FROM pg_class c WHERE relnamespace = 'auth'::regnamespace UNION ALL SELECT n.oid, n.xmin, nspacl::text FROM pg_namespace n WHERE nspname = 'auth' ORDER BY 1";
 my $before = $k->exec($theirs, db => 'supabase');
-$r = $k->run('SELECT * FROM kessel.setup()', db => 'supabase');
+$r = $k->run("SELECT * FROM kessel.setup('{core}')", db => 'supabase');
 is($r->{state}, '', 'set up where auth is there already');
 like($r->{err}, qr/NOTICE: .*schema auth is there already .* role "supabase_auth_admin"/, 'and whose it is');
 is($k->exec($theirs, db => 'supabase'), $before, 'what is there is used as it is');
@@ -90,17 +91,17 @@ sub waits
     my ($one, $two, $late) = ($k->session, $k->session, $k->session);
 
     $late->run('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM kessel.applied_migrations');
-    ok_run($one->run('BEGIN; SELECT count(*) > 0 FROM kessel.setup()'), 't', 'one sets up');
-    $two->start('SELECT count(*) FROM kessel.setup()');
+    ok_run($one->run("BEGIN; SELECT count(*) > 0 FROM kessel.setup('{core}')"), 't', 'one sets up');
+    $two->start("SELECT count(*) FROM kessel.setup('{core}')");
     ok(waits($two), 'another one waits');
     $one->run('COMMIT');
     ok_run($two->finish, '0', 'and finds nothing to do');
-    like_error($late->run('SELECT * FROM kessel.setup()'), '40001', qr/meanwhile/, 'one that sees the time before it is told', hint => qr/again/);
+    like_error($late->run("SELECT * FROM kessel.setup('{core}')"), '40001', qr/meanwhile/, 'one that sees the time before it is told', hint => qr/again/);
     $late->run('ROLLBACK');
 
     $k->exec("SELECT kessel.teardown('core')");
-    $one->run('BEGIN; SELECT count(*) FROM kessel.setup()');
-    $two->start('SELECT count(*) > 0 FROM kessel.setup()');
+    $one->run("BEGIN; SELECT count(*) FROM kessel.setup('{core}')");
+    $two->start("SELECT count(*) > 0 FROM kessel.setup('{core}')");
     ok(waits($two), 'once more');
     $one->run('ROLLBACK');
     ok_run($two->finish, 't', 'if the first one gives up, the second one does it');
@@ -108,13 +109,13 @@ sub waits
 
     $k->exec("SELECT kessel.add_blueprint('slow', applies_to => 'infra'), kessel.add_migration('slow', '0001_a', 'CREATE TABLE public.slow (i int); SELECT pg_advisory_xact_lock(7)', 'DROP TABLE public.slow')");
     $two->run('SELECT pg_advisory_lock(7)');
-    $one->start('SELECT * FROM kessel.setup()');
+    $one->start("SELECT * FROM kessel.setup('{core,slow}')");
     ok(waits($one), 'in the middle of a setup');
     kill 'KILL', $one->pid;
     like($one->finish->{message}, qr/has ended|lost|closed/, 'it is killed');
     ok($k->node->poll_query_until('infra', 'SELECT true'), 'the server is back');
     is($k->exec("SELECT to_regclass('public.slow') IS NULL, to_regnamespace('auth') IS NULL, count(*) FROM kessel.applied_migrations"), 't|t|0', 'nothing of it stays');
-    is($k->exec("SELECT string_agg(DISTINCT blueprint, ' ' ORDER BY blueprint) FROM kessel.setup()"), 'core slow', 'and it can be done again');
+    is($k->exec("SELECT string_agg(DISTINCT blueprint, ' ' ORDER BY blueprint) FROM kessel.setup('{core,slow}')"), 'core slow', 'and it can be done again');
     $k->exec("SELECT kessel.teardown('slow'); SELECT kessel.drop_blueprint('slow')");
     $_->quit foreach $one, $two, $late;
 }
@@ -276,7 +277,7 @@ ok($r->{code} == 0 && $r->{out} =~ /^SELECT kessel\.add_blueprint\(/ && $r->{out
 
 # ---------- dump and restore ----------
 
-$k->exec('SELECT kessel.setup()');
+$k->exec("SELECT kessel.setup('{infra_two}')");
 $k->exec("INSERT INTO auth.users (email) VALUES ('b\@example.org')");
 my $catalogue = "SELECT name, description, applies_to, for_new_tenants, version, requires, built_in FROM kessel.blueprints ORDER BY 1;"
   . "SELECT blueprint, version, name, checksum, md5(up), md5(down), transactional, author FROM kessel.migrations ORDER BY 1, 2;"
@@ -293,7 +294,7 @@ foreach my $format ('custom', 'plain')
     ok(IPC::Run::run([ @restore, $format eq 'custom' ? ('-d', "restored_$format", "$dir/$format") : ("$dir/$format", "restored_$format") ], '2>', \$err), 'restored') or diag($err);
     is($err, '', 'without a warning');
     is($k->exec($catalogue, db => "restored_$format"), $before, 'the catalogue is the same, what is built in is there once');
-    is($k->exec('SELECT count(*) FROM kessel.setup(); SELECT count(*) FROM auth.users', db => "restored_$format"), "0\n1", 'there is nothing to set up');
+    is($k->exec("SELECT count(*) FROM kessel.setup('{infra_two}'); SELECT count(*) FROM auth.users", db => "restored_$format"), "0\n1", 'there is nothing to set up');
     is($k->run("SELECT kessel.teardown('infra_two'), kessel.teardown('core')", db => "restored_$format")->{state}, '0A000', 'and what has no way back has none there');
     $k->exec("SELECT kessel.add_migration('infra_two', '0001_a', 'SELECT 1', '--'); SELECT kessel.teardown('infra_two'); SELECT kessel.teardown('core')", db => "restored_$format");
     is($k->exec("SELECT to_regnamespace('auth') IS NULL", db => "restored_$format"), 't', 'the way back works');

@@ -113,6 +113,7 @@ foreach my $format (qw(plain custom))
     $k->exec("SELECT kessel.deactivate_member('row-2', '$user{c}')", db => "restored_$format");
     is($k->exec("SELECT t.slug FROM profiles p JOIN app.tenants t ON t.id = p.tenant_id WHERE p.id = '$user{c}'", db => "restored_$format"), 'row-1', 'profiles follow memberships there');
     ok_run($k->run('SELECT * FROM get_all_secrets_for_env()', db => "restored_$format", user => 'backend'), 'ENV|v', 'secrets of the environment open, and no others');
+    $k->exec("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'", db => "restored_$format");
     is($k->exec("SELECT kessel.teardown('core')", db => "restored_$format") =~ /0001_ground/ ? 1 : 0, 1, 'and it can be taken back');
 }
 
@@ -159,6 +160,7 @@ is($k->run("SET ROLE $_; $hook", db => 'supabase', user => 'authenticator')->{st
 ok_run($k->run("SET ROLE authenticated; SELECT email, get_tenant_by_slug('acme') IS NULL FROM profiles", db => 'supabase', user => 'authenticator', sub => $user{b}), 'b2@example.com|f', 'a user reads his profile and tenant');
 ok_run($k->run("SET ROLE service_role; SELECT insert_secret('K', 'v') IS NULL, read_secret('K'); SELECT * FROM get_all_secrets_for_env(); SELECT delete_secret('K')", db => 'supabase', user => 'authenticator'), "f|v\nK|v\nt", 'secrets');
 is($k->run("SET ROLE $_; SELECT read_secret('K')", db => 'supabase', user => 'authenticator')->{state}, '42501', "none for $_") foreach qw(anon authenticated);
+is($owner->("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'")->{state}, '', 'the owner takes back what requires core');
 is($owner->("SELECT kessel.teardown('core')")->{state}, '', 'the owner takes it back');
 is($k->exec("SELECT object FROM catalog_snapshot() AS object EXCEPT SELECT object FROM before ORDER BY 1", db => 'supabase'), '', 'nothing is left');
 is($k->exec("SELECT object FROM before EXCEPT SELECT object FROM catalog_snapshot() AS object ORDER BY 1", db => 'supabase'), '', 'and nothing of Supabase\'s is gone');

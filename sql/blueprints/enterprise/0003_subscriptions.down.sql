@@ -1,0 +1,3 @@
+SET search_path = pg_catalog, pg_temp;
+
+DROP TABLE public.subscriptions;
