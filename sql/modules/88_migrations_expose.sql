@@ -252,6 +252,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     exposed kessel.exposed;
     change record;
+    why text;
     hint text;
 BEGIN
     FOR exposed IN SELECT * FROM kessel.exposed e WHERE e.blueprint = _refresh_exposed.blueprint ORDER BY e.local_schema LOOP
@@ -260,9 +261,9 @@ BEGIN
                 RAISE NOTICE '%: %', change.object, concat_ws(', ', change.action, change.detail);
             END LOOP;
         EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+            GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             RAISE WARNING 'router tables of blueprint "%" in schema "%" were not brought up to date: %', blueprint, exposed.local_schema, SQLERRM
-                USING ERRCODE = SQLSTATE, DETAIL = concat_ws(' ', 'The migrations are done.', hint),
+                USING ERRCODE = SQLSTATE, DETAIL = concat_ws(' ', 'The migrations are done.', nullif(why, ''), nullif(hint, '')),
                       HINT = format('Once that is mended: SELECT * FROM kessel.expose(%L, %L%s), as the tables'' owner.', blueprint, exposed.local_schema,
                                     CASE WHEN exposed.tables IS NOT NULL THEN format(', %L', exposed.tables) ELSE '' END);
         END;

@@ -108,6 +108,9 @@ typedef struct KrFleetProgram
 	/* target->result is an error that is not excused. */
 	void		(*raise_result) (KrFleetTarget *target);
 
+	/* The connection is gone. NULL: nothing particular is to be said of that. */
+	void		(*raise_lost) (KrFleetTarget *target);
+
 	/* Its time is over. */
 	void		(*raise_late) (KrFleetTarget *target, bool whole_call);
 

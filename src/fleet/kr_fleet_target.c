@@ -100,6 +100,8 @@ kr_fleet_fail_with(KrFleetTarget *target, void (*raise) (KrFleetTarget *target))
 static void
 raise_lost(KrFleetTarget *target)
 {
+	if (target->program->raise_lost != NULL)
+		target->program->raise_lost(target);
 	kr_remote_raise_lost(target->pg, target->source->name);
 }
 

@@ -70,7 +70,7 @@ kr_migrate_signature(const KrMigrateWork *work)
 static KrMigrateRecord *
 find_record(const KrMigrateWork *work, int version)
 {
-	for (int i = work->nrecords - 1; i >= 0; i--)
+	for (int i = work->nrecords - 1; i >= 0 && work->records[i].version >= version; i--)
 	{
 		if (work->records[i].version == version)
 			return &work->records[i];
@@ -131,15 +131,19 @@ place_of(const KrFleetTarget *target)
 					target->source->name);
 }
 
+static int
+compare_version(const void *key, const void *migration)
+{
+	int			version = *(const int *) key;
+	int			other = ((const KrMigration *) migration)->version;
+
+	return (version > other) - (version < other);
+}
+
 static KrMigration *
 find_migration(const KrMigrateProgram *program, int version)
 {
-	for (int i = 0; i < program->nmigrations; i++)
-	{
-		if (program->migrations[i].version == version)
-			return &program->migrations[i];
-	}
-	return NULL;
+	return bsearch(&version, program->migrations, program->nmigrations, sizeof(KrMigration), compare_version);
 }
 
 /* A record of each migration that is known here, in their order, and of no other. */

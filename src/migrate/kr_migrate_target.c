@@ -235,6 +235,21 @@ is_alone(const KrMigrateWork *work)
 }
 
 static void
+raise_lost(KrFleetTarget *target)
+{
+	const KrMigrateWork *work = kr_migrate_work(target);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("connection to data source \"%s\" was lost", target->source->name),
+			 errdetail("%s", kr_remote_clean_text(PQerrorMessage(target->pg))),
+			 is_alone(work) ?
+			 errhint("What is done of migration \"%s\" stays. Run it again: it goes on with the first statement that the target's record does not have as done.",
+					 task_of(work)->migration->name) :
+			 errhint("What was not committed is taken back. Run it again.")));
+}
+
+static void
 raise_late(KrFleetTarget *target, bool whole_call)
 {
 	const KrMigrateWork *work = kr_migrate_work(target);
@@ -939,6 +954,7 @@ kr_migrate_make_program(KrMigrateProgram *program)
 	program->base.take = take;
 	program->base.excuse = excuse;
 	program->base.raise_result = raise_result;
+	program->base.raise_lost = raise_lost;
 	program->base.raise_late = raise_late;
 	program->base.raise_unknown = raise_unknown;
 	program->base.keeps = keeps;

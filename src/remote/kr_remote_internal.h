@@ -238,6 +238,7 @@ typedef struct KrSpare
 	dlist_node	node;			/* the one that was put away last comes first */
 	PGconn	   *pg;
 	pg_uuid_t	source_id;
+	bool		is_owner;		/* one of both purposes is of no use to the other */
 	uint64		stamp;
 	char	   *source_name;
 	TimestampTz last_used;

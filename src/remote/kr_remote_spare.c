@@ -74,7 +74,8 @@ kr_spare_take(const KrSource *source)
 		bool		usable;
 		PGconn	   *pg;
 
-		if (memcmp(&spare->source_id, &source->id, sizeof(pg_uuid_t)) != 0)
+		if (memcmp(&spare->source_id, &source->id, sizeof(pg_uuid_t)) != 0 ||
+			spare->is_owner != source->is_owner)
 			continue;
 		usable = spare->stamp == source->stamp && is_alive(spare);
 		pg = remove_spare(spare);
@@ -113,6 +114,7 @@ kr_spare_put(PGconn *pg, const KrSource *source)
 	spare = MemoryContextAllocZero(TopMemoryContext, sizeof(KrSpare));
 	spare->pg = pg;
 	spare->source_id = source->id;
+	spare->is_owner = source->is_owner;
 	spare->stamp = source->stamp;
 	spare->source_name = MemoryContextStrdup(TopMemoryContext, source->name);
 	spare->last_used = GetCurrentTimestamp();

@@ -286,6 +286,7 @@ load_source(const pg_uuid_t *id, const char *purpose, KrSource *source)
 	source->transaction_pooler = DatumGetBool(column(9, &isnull));
 	source->keywords = text_array(column(10, &isnull), cxt, &source->noptions);
 	source->values = text_array(column(11, &isnull), cxt, &nvalues);
+	source->is_owner = strcmp(purpose, "owner") == 0;
 	source->username = kr_spi_text(0, 12, cxt);
 	secret_id = column(13, &isnull);
 	source->has_secret = !isnull;

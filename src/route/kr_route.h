@@ -41,6 +41,7 @@ typedef struct KrSource
 	int			noptions;
 	char	  **keywords;		/* libpq, without user and password */
 	char	  **values;
+	bool		is_owner;		/* the credential is that of the purpose owner */
 	char	   *username;		/* NULL: no credential of this purpose; of a server: libpq's default */
 	char	   *password;		/* written in the user mapping; else NULL */
 	bool		has_secret;

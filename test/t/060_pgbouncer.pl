@@ -26,7 +26,7 @@ $k->fleet;
 my $dir = PostgreSQL::Test::Utils::tempdir_short();
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $track = $tracks ? "track_extra_parameters = kessel.tenant\n" : '';
-append_to_file("$dir/users", qq("app" ""\n"service" ""\n));
+append_to_file("$dir/users", qq("app" ""\n"service" ""\n"admin" ""\n));
 append_to_file("$dir/ini", <<"INI");
 [databases]
 infra = host=@{[ $k->node->host ]} port=@{[ $k->node->port ]} dbname=infra
@@ -112,6 +112,20 @@ SKIP:
     my $fresh = $k->session(url => url('service'));
     is($fresh->run('SELECT count(*) FROM data.accounts')->{state}, 'KR001', 'a client that names no tenant has none');
     $_->quit foreach values %client, $fresh;
+}
+
+# A run commits many times, all within one statement: to the pooler it is one
+# transaction, and the server connection, with the run's lock, stays with it.
+{
+    $k->exec("SELECT kessel.add_blueprint('pooled'); SELECT kessel.add_migration('pooled', '0001_x', 'SELECT 1', 'SELECT 1'), kessel.add_migration('pooled', '0002_x', 'SELECT 1/0', 'SELECT 1')");
+    my ($one, $two) = map { $k->session(url => url('admin')) } 1 .. 2;
+    my $r = $one->run("CALL kessel.migrate('pooled', 1)");
+    ok($r->{state} eq '' && $r->{err} =~ /5 of 5 targets done/, 'a run of migrations') or diag($r->{err});
+    is($one->run("CALL kessel.migrate('pooled')")->{state}, 'KR013', 'one that fails');
+    $r = $two->run("CALL kessel.rollback('pooled', 0)");
+    ok($r->{state} eq '' && $r->{err} =~ /5 of 5 targets done/, 'keeps nobody from the next one') or diag($r->{err});
+    is($two->run("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")->{out}, '0', 'and leaves no lock in the server connection');
+    $_->quit foreach $one, $two;
 }
 
 done_testing();

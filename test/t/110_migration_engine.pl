@@ -121,6 +121,20 @@ ok_run(drive(\@all, 3), lines(map { "$_|done|0|3|3||||" } 1 .. 5), 'and up again
 drive(\@all, 0, direction => 'down');
 ok_run(drive([], 3), '', 'no targets');
 
+# Connections of the runtime role and those of the owner are kept side by side.
+{
+    my $pid = "SELECT \"row\" FROM kessel.fleet_query('SELECT pg_backend_pid() AS pid, current_user AS role', '{solo-a}')";
+    my $before = $s->run($pid)->{out};
+    my $owners = "SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE usename = '$solo->{owner}' AND datname = 'tenants'";
+    drive(['solo_a/public'], 0);
+    my $owner = $k->data_exec($solo, $owners);
+    like($before, qr/"role": "$solo->{runtime}"/, 'statements run as the runtime role');
+    is($s->run($pid)->{out}, $before, 'on the connection that they have had before');
+    drive(['solo_a/public'], 0);
+    is($k->data_exec($solo, $owners), $owner, 'and migrations on theirs');
+    like($owner, qr/^\d+$/, 'which is one');
+}
+
 #
 # What a statement fails with, and where
 #
@@ -133,7 +147,7 @@ ok_run(drive(['schemas/schema_a', 'schemas/schema_b'], 4), lines('1|done|0|4|4||
 ok_run(drive(['schemas/schema_a', 'schemas/schema_b'], 4), lines('1|done|4|4|0||||', '2|failed|0|0|0|22012|0004_fails|2|2'), 'once more');
 migration('0004_fails', 'CREATE TABLE first (id int)', 'DROP TABLE first');
 ok_run(drive(['schemas/schema_a'], 4), '1|failed|||0|KR014|||', 'what was changed after it was applied is seen');
-$k->data_exec($schemas, "UPDATE kessel_agent.migrations SET checksum = (SELECT '" . $k->exec('SELECT checksum FROM kessel.migrations WHERE version = 4') . "') WHERE version = 4");
+$k->data_exec($schemas, "UPDATE kessel_agent.migrations SET checksum = (SELECT '" . $k->exec("SELECT checksum FROM kessel.migrations WHERE blueprint = 'crm' AND version = 4") . "') WHERE version = 4");
 ok_run(drive(['schemas/schema_a', 'schemas/schema_b'], 4), lines('1|done|4|4|0||||', '2|done|0|4|4||||'), 'mended, both are there');
 
 # What waits for the commit
@@ -147,7 +161,7 @@ drive(['schemas/schema_a', 'schemas/schema_b'], 3, direction => 'down');
 
 # What cannot be rolled back, or has no script
 migration('0004_fails', 'CREATE TABLE first (id int)');
-$k->exec('DELETE FROM kessel.migrations WHERE version = 5');
+$k->exec("DELETE FROM kessel.migrations WHERE blueprint = 'crm' AND version = 5");
 ok_run(drive(['schemas/schema_a', 'schemas/schema_b'], 4), lines(map { "$_|done|3|4|1||||" } 1, 2), 'one that has no way down');
 ok_run(drive(['schemas/schema_a'], 2, direction => 'down'), '1|failed|4|4|0|0A000|||', 'is not taken back');
 is($k->exec("SELECT error ->> 'message', error ->> 'detail' FROM news WHERE news = 'failed'"), 'migration "0004_fails" of blueprint "crm" has no way down|Nothing was changed in schema "schema_a" of data source "schemas".', 'which says so');
@@ -170,7 +184,7 @@ migration('0007_looks', q{DO $d$ BEGIN IF current_setting('work_mem') <> '4MB' O
 ok_run(drive(['schemas/schema_a'], 7), '1|done|6|7|1||||', 'nor anything else');
 is($k->data_exec($schemas, "SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE usename = '$schemas->{owner}'"), $pid, 'on the same connection');
 drive(['schemas/schema_a', 'schemas/schema_b'], 0, direction => 'down');
-$k->exec('DELETE FROM kessel.migrations WHERE version > 3');
+$k->exec("DELETE FROM kessel.migrations WHERE blueprint = 'crm' AND version > 3");
 
 #
 # What is wrong with a target
@@ -196,7 +210,7 @@ ok_run(drive(['solo_b/public'], 2), '1|done|2|2|0||||', 'and again');
 drive(['solo_b/public'], 0, direction => 'down');
 migration('0004_alone', 'CREATE INDEX CONCURRENTLY ON notes (id)', undef, alone => 1);
 ok_run(drive(['solo_b/public'], 4), '1|failed|0|0|0|0A000|||', 'before a pooler by transaction nothing runs alone');
-$k->exec("UPDATE app.data_sources SET options = options - 'pooler' WHERE name = 'solo_b'; DELETE FROM kessel.migrations WHERE version = 4");
+$k->exec("UPDATE app.data_sources SET options = options - 'pooler' WHERE name = 'solo_b'; DELETE FROM kessel.migrations WHERE blueprint = 'crm' AND version = 4");
 
 #
 # A dry run leaves nothing
@@ -396,13 +410,13 @@ migration('0003_empty', "INSERT INTO notes VALUES (3, 'three');\nCREATE UNIQUE I
 drive(['one/public'], 3);
 ok_run(drive(['one/public'], 1, direction => 'down'), '1|failed|3|2|0|22012|0003_empty|2|1', 'a way down that fails half way');
 is(record($one, 'public'), lines('1 applied 0', '2 applied 0', '3 reverting 1'), 'is recorded as such');
-$k->exec("UPDATE kessel.migrations SET down = replace(down, '1/0', '1/1') WHERE version = 3");
+$k->exec("UPDATE kessel.migrations SET down = replace(down, '1/0', '1/1') WHERE blueprint = 'crm' AND version = 3");
 ok_run(drive(['one/public'], 1, direction => 'down'), '1|done|2|1|2||||', 'and gone on with');
 is(record($one, 'public') . valid(), '1 applied 0', 'to the end');
 
 # The connection is lost at each message, or its answer
 migration('0002_more', "CREATE TABLE two (id int);\nCREATE INDEX CONCURRENTLY notes_text ON notes (text);\nDROP TABLE IF EXISTS two", 'DROP TABLE IF EXISTS two; DROP INDEX CONCURRENTLY IF EXISTS notes_text', alone => 1);
-$k->exec('DELETE FROM kessel.migrations WHERE version > 2');
+$k->exec("DELETE FROM kessel.migrations WHERE blueprint = 'crm' AND version > 2");
 $proxy = KesselProxy->new($one->{port});
 $proxied = $k->url($one, owner => 1) =~ s/:$one->{port}\//":" . $proxy->port . "\/"/er;
 $k->exec("SELECT kessel.alter_data_source('proxied', '$proxied')");
