@@ -283,6 +283,7 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION kessel._fleet_blueprint(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kessel._fleet_blueprint(text) TO kessel_admin;
 
 -- The version that a call means: the last one for NULL.
 CREATE FUNCTION kessel._wanted_version(blueprint text, to_version integer) RETURNS integer

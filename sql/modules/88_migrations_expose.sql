@@ -73,12 +73,14 @@ CREATE TABLE kessel.exposed (
     local_schema name NOT NULL,
     tables       text[],
     made         text[] NOT NULL DEFAULT '{}',
+    exposed_by   name NOT NULL,
     updated_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (blueprint, local_schema)
 );
 COMMENT ON TABLE kessel.exposed IS 'Which blueprints'' tables are router tables here. Written by kessel.expose and kessel.unexpose.';
 COMMENT ON COLUMN kessel.exposed.tables IS 'Names of tables and views; NULL: all that the blueprint''s migrations make';
 COMMENT ON COLUMN kessel.exposed.made IS 'The router tables there that follow the blueprint';
+COMMENT ON COLUMN kessel.exposed.exposed_by IS 'Who has called kessel.expose() last: as that role the router tables are brought up to date';
 SELECT pg_catalog.pg_extension_config_dump('kessel.exposed', '');
 CREATE TRIGGER touch BEFORE UPDATE ON kessel.exposed FOR EACH ROW EXECUTE FUNCTION kessel._touch();
 ALTER TABLE kessel.exposed ENABLE ROW LEVEL SECURITY;
@@ -131,18 +133,20 @@ $$;
 REVOKE ALL ON FUNCTION kessel._expose_places(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._expose_places(text) TO kessel_admin;
 
--- Remembers what is exposed. Of the tables that are named, those count that are router tables there.
+-- Remembers what is exposed, and by whom. Of the tables that are named, those count
+-- that are router tables there.
 CREATE FUNCTION kessel._expose_remember(blueprint text, local_schema name, tables text[], made text[]) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO kessel.exposed AS e (blueprint, local_schema, tables, made)
-    SELECT (kessel._fleet_blueprint(_expose_remember.blueprint)).name, _expose_remember.local_schema, _expose_remember.tables, coalesce(array_agg(c.relname::text ORDER BY c.relname), '{}')
+    INSERT INTO kessel.exposed AS e (blueprint, local_schema, tables, made, exposed_by)
+    SELECT _expose_remember.blueprint, _expose_remember.local_schema, _expose_remember.tables, coalesce(array_agg(c.relname::text ORDER BY c.relname), '{}'),
+           CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END
     FROM pg_class c
          JOIN pg_foreign_table f ON f.ftrelid = c.oid
          JOIN pg_foreign_server s ON s.oid = f.ftserver AND s.srvname = 'kessel_router'
          JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = _expose_remember.local_schema
     WHERE c.relname = ANY (_expose_remember.made)
-    ON CONFLICT ON CONSTRAINT exposed_pkey DO UPDATE SET tables = excluded.tables, made = excluded.made
-    WHERE (e.tables, e.made) IS DISTINCT FROM (excluded.tables, excluded.made)
+    ON CONFLICT ON CONSTRAINT exposed_pkey DO UPDATE SET tables = excluded.tables, made = excluded.made, exposed_by = excluded.exposed_by
+    WHERE (e.tables, e.made, e.exposed_by) IS DISTINCT FROM (excluded.tables, excluded.made, excluded.exposed_by)
 $$;
 REVOKE ALL ON FUNCTION kessel._expose_remember(text, name, text[], text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._expose_remember(text, name, text[], text[]) TO kessel_admin;
@@ -208,10 +212,7 @@ BEGIN
     IF blueprint IS NULL OR local_schema IS NULL OR array_position(tables, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'blueprint, local_schema and names of tables must not be null' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    SELECT b.version INTO version FROM kessel.blueprints b WHERE b.name = expose.blueprint;
-    -- Checks the blueprint, too.
-    PERFORM kessel._expose_remember(expose.blueprint, expose.local_schema::name, expose.tables,
-        (SELECT e.made FROM kessel.exposed e WHERE e.blueprint = expose.blueprint AND e.local_schema = expose.local_schema::name));
+    version := (kessel._fleet_blueprint(blueprint)).version;
     IF version = 0 THEN
         RAISE EXCEPTION 'blueprint "%" is not applied', blueprint
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Router tables are made from a data source that has its tables.',
@@ -222,7 +223,10 @@ BEGIN
             USING ERRCODE = 'undefined_table', DETAIL = 'What functions and DO blocks make does not show.',
                   HINT = 'Name the tables: tables => ''{...}''.';
     END IF;
-    SELECT * INTO exposed FROM kessel.exposed e WHERE e.blueprint = expose.blueprint AND e.local_schema = expose.local_schema::name;
+    exposed.blueprint := blueprint;
+    exposed.local_schema := local_schema;
+    exposed.tables := tables;
+    exposed.made := coalesce((SELECT e.made FROM kessel.exposed e WHERE e.blueprint = expose.blueprint AND e.local_schema = expose.local_schema::name), '{}');
     RETURN QUERY SELECT * FROM kessel._expose_refresh(exposed);
 END
 $$;
@@ -231,7 +235,8 @@ GRANT EXECUTE ON FUNCTION kessel.expose(text, text, text[]) TO kessel_admin;
 COMMENT ON FUNCTION kessel.expose(text, text, text[]) IS
     'Makes router tables in local_schema of the tables and views that a blueprint''s migrations make, by kessel.import_tables() from a place that has the version of the fleet, and has every later kessel.migrate() and kessel.rollback() of all tenants bring them up to date. '
     'tables: their names, where migrations make them in functions or DO blocks, or not all are wanted; NULL: what CREATE TABLE, CREATE VIEW and their like make in the scripts. '
-    'Rows as kessel.import_tables(), and missing: the runtime role may not use it, dropped: the blueprint has it no more. What is made belongs to the caller. '
+    'Rows as kessel.import_tables(), and missing: the runtime role may not use it, dropped: the blueprint has it no more. What is made belongs to the caller, as whom those calls act then: '
+    'one whose caller may not become this role leaves them as they are, with a WARNING. '
     'Errors: those of kessel.import_tables(), 42704 no such blueprint, 55000 it is not applied, 42P01 its scripts show no table, KR005 no place can be asked. For kessel_admin';
 
 CREATE FUNCTION kessel.unexpose(blueprint text, local_schema text DEFAULT 'data') RETURNS boolean
@@ -246,26 +251,31 @@ GRANT EXECUTE ON FUNCTION kessel.unexpose(text, text) TO kessel_admin;
 COMMENT ON FUNCTION kessel.unexpose(text, text) IS
     'Router tables in local_schema follow the blueprint no more; they stay as they are. False if they did not. For kessel_admin';
 
--- At the end of a run of the whole fleet, which what fails here does not undo.
+-- At the end of a run of the whole fleet, which what fails here does not undo. As
+-- the role that has exposed the tables, if the caller may become it, never with more
+-- rights than it has.
 CREATE FUNCTION kessel._refresh_exposed(blueprint text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     exposed kessel.exposed;
+    caller text := current_setting('role');
     change record;
     why text;
     hint text;
 BEGIN
     FOR exposed IN SELECT * FROM kessel.exposed e WHERE e.blueprint = _refresh_exposed.blueprint ORDER BY e.local_schema LOOP
         BEGIN
+            PERFORM set_config('role', exposed.exposed_by, true) WHERE exposed.exposed_by <> current_user;
             FOR change IN SELECT * FROM kessel._expose_refresh(exposed) r WHERE r.action <> 'unchanged' LOOP
                 RAISE NOTICE '%: %', change.object, concat_ws(', ', change.action, change.detail);
             END LOOP;
+            PERFORM set_config('role', caller, true);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             RAISE WARNING 'router tables of blueprint "%" in schema "%" were not brought up to date: %', blueprint, exposed.local_schema, SQLERRM
                 USING ERRCODE = SQLSTATE, DETAIL = concat_ws(' ', 'The migrations are done.', nullif(why, ''), nullif(hint, '')),
-                      HINT = format('Once that is mended: SELECT * FROM kessel.expose(%L, %L%s), as the tables'' owner.', blueprint, exposed.local_schema,
-                                    CASE WHEN exposed.tables IS NOT NULL THEN format(', %L', exposed.tables) ELSE '' END);
+                      HINT = format('Once that is mended: SELECT * FROM kessel.expose(%L, %L%s), as %s.', blueprint, exposed.local_schema,
+                                    CASE WHEN exposed.tables IS NOT NULL THEN format(', %L', exposed.tables) ELSE '' END, exposed.exposed_by);
         END;
     END LOOP;
 END

@@ -293,15 +293,35 @@ ok_call("migrate('crm')", qr/table data.notes: created/, 'the way down was mende
     $k->exec("ALTER FOREIGN TABLE data.accounts OWNER TO postgres; SELECT kessel.add_migration('crm', '0010_owner', 'ALTER TABLE accounts ADD COLUMN owner text', 'ALTER TABLE accounts DROP COLUMN owner')");
     $r = call("migrate('crm', on_error => 'continue')");
     is($r->{state}, '', 'the run does not fail') or diag($r->{err});
-    like($r->{err}, qr/WARNING.*router tables of blueprint "crm" in schema "data" were not brought up to date: must be owner of foreign table accounts.*HINT.*kessel.expose\('crm', 'data'\), as the tables' owner/s, 'because of a router table that belongs to another role');
+    like($r->{err}, qr/WARNING.*router tables of blueprint "crm" in schema "data" were not brought up to date: must be owner of foreign table accounts.*HINT.*kessel.expose\('crm', 'data'\), as admin\./s, 'because of a router table that belongs to another role');
     is($k->run("SELECT object FROM kessel.expose('crm') WHERE action = 'added column'")->{out}, 'column data.accounts.owner', 'who can do it later');
-    $k->exec('CREATE VIEW public.dependent AS SELECT owner FROM data.accounts; ALTER FOREIGN TABLE data.accounts OWNER TO admin');
+    like(call("migrate('crm')")->{err}, qr/WARNING.*permission denied to set role "postgres"/, 'nobody acts as a role that the caller may not become');
+    $k->exec('ALTER FOREIGN TABLE data.accounts OWNER TO admin');
+    is($s->run("SELECT count(*) FROM kessel.expose('crm') WHERE action <> 'unchanged'")->{out}, '0', 'exposed by another role');
+    is($k->run("CALL kessel.migrate('crm', run_id => NULL)")->{state} . $k->exec('SELECT exposed_by FROM kessel.exposed'), 'admin', 'as which a superuser acts, too');
+    $k->exec('CREATE VIEW public.dependent AS SELECT owner FROM data.accounts');
     $r = call("rollback('crm', 9)");
     like($r->{err}, qr/WARNING.*cannot drop column owner of foreign table data.accounts because other objects depend on it/, 'nor because of a view that needs a column');
     $k->exec('DROP VIEW public.dependent');
     is($k->run("SELECT count(*) FROM kessel.expose('crm') WHERE action = 'dropped column'")->{out}, '1', 'which goes later');
     is($k->run("SELECT kessel.unexpose('crm'), kessel.unexpose('crm')")->{out}, 't|f', 'unexpose()');
     unlike(ok_call("migrate('crm')", qr/targets done/, 'up')->{err}, qr/data\.accounts/, 'they follow no more');
+}
+
+#
+# A dump has it all
+#
+{
+    my $dir = PostgreSQL::Test::Utils::tempdir();
+    local @ENV{qw(PGHOST PGPORT)} = ($k->node->host, $k->node->port);
+    my $all = join ' UNION ALL ', map { "SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)), count(*) FROM kessel.$_ t" } qw(migration_targets migration_runs migration_run_targets exposed);
+    $s->run("SELECT kessel.expose('crm')");
+    command_ok([ 'pg_dump', '-Fc', '-d', 'infra', '-f', "$dir/dump" ], 'dump');
+    $k->exec('CREATE DATABASE again', db => 'postgres');
+    command_ok([ 'pg_restore', '--exit-on-error', '-d', 'again', "$dir/dump" ], 'restore');
+    is($k->exec($all, db => 'again'), $k->exec($all), 'runs, and what the places have');
+    my $again = $k->run("CALL kessel.migrate('crm')", user => 'admin', db => 'again');
+    ok($again->{state} eq '' && $again->{err} =~ /targets done/, 'goes on from there') or diag($again->{err});
 }
 
 is($k->exec("SELECT kessel.forget_migration_runs('0') > 10") . $k->exec('SELECT count(*) FROM kessel.migration_runs') . $k->exec('SELECT count(*) > 50 FROM kessel.migration_targets'), 't0t', 'runs are forgotten, what the places have is not');
