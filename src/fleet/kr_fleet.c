@@ -834,7 +834,7 @@ kr_fleet_next_until(KrFleet *fleet, KrFleetEvent *event, TimestampTz until)
 			fleet->asked = GetCurrentTimestamp();
 			return true;
 		}
-		if (fleet->nrunning + fleet->nresting == 0)
+		if (fleet->nrunning + fleet->nresting == 0 && fleet->nlooks < MAX_LOOKS)
 			break;
 		wait_for_some(fleet, until);
 	}

@@ -402,6 +402,8 @@ tenant("big-$_", $one->{port}) foreach 1 .. 8;
     ok_run($fresh->run(sprintf $sql, $n, '{mute,silence,blackhole}'), ($n + 3) . "|$n|5", "$n tenants and three that hang");
     my $took = time - $start;
     cmp_ok($took, '<', 30 * $slow, 'which hold up nobody');
+    ok_run($fresh->run("SELECT count(*), count(*) FILTER (WHERE ok) FROM kessel.fleet_query('SELECT 1', (SELECT array_agg(slug) || array_agg(id::text) || '{well-1}' FROM app.tenants WHERE slug ~ '^t-'))"),
+        ($n + 1) . '|' . ($n + 1), 'and so do those who are named a second time');
     diag(sprintf '%d tenants: %.1f s, %.1f MB', $n, $took, peak($fresh) - $before);
     $fresh->quit;
 }
