@@ -8,7 +8,7 @@ CREATE TABLE app.data_sources (
     id            uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     name          text NOT NULL UNIQUE
                   CHECK (name OPERATOR(pg_catalog.~) '^[a-z0-9][a-z0-9_-]{0,62}$'),
-    kind          text NOT NULL DEFAULT 'postgres' CHECK (kind IN ('postgres')),
+    kind          text NOT NULL DEFAULT 'postgres' CHECK (kind IN ('postgres', 'supabase', 'neon')),
     region        text,
     isolation     text NOT NULL CHECK (isolation IN ('database', 'schema', 'row')),
     conninfo      jsonb NOT NULL,
@@ -17,6 +17,8 @@ CREATE TABLE app.data_sources (
     is_default    boolean NOT NULL DEFAULT false,
     agent_version text,
     notes         text,
+    api_url       text,
+    pool_config   jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(pool_config) = 'object'),
     created_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at    timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
@@ -26,6 +28,9 @@ COMMENT ON TABLE app.data_sources IS 'Databases that hold tenant data. Written b
 COMMENT ON COLUMN app.data_sources.isolation IS 'How tenants are kept apart there: database (one tenant has it all), schema (one each), row (shared tables under row security)';
 COMMENT ON COLUMN app.data_sources.conninfo IS 'libpq connection keywords and values, without user and without any secret';
 COMMENT ON COLUMN app.data_sources.options IS 'allow_local: boolean, may name a unix socket or this server; schema: text, where tables of database- and row-isolated tenants live, default public; password_required: boolean, default true; pooler: ''transaction'' where the url leads to a pooler that gives each transaction another session, default ''session''; shared_tables: array of ''schema.table'', meant for all tenants of a row-isolated source';
+COMMENT ON COLUMN app.data_sources.kind IS 'Whose service it is; the router treats all alike';
+COMMENT ON COLUMN app.data_sources.api_url IS 'Where apps reach it that open their own client, such as a Supabase project''s url; see kessel.set_api';
+COMMENT ON COLUMN app.data_sources.pool_config IS 'For apps that open their own pool; the router does not read it';
 COMMENT ON COLUMN app.data_sources.agent_version IS 'version of the schema kessel_agent in that database; NULL where it is not installed';
 
 CREATE TABLE app.data_source_credentials (

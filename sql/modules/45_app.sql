@@ -47,7 +47,8 @@ COMMENT ON FUNCTION app.custom_access_token_hook(jsonb) IS
 CREATE FUNCTION kessel.has_permission(module text) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF to_regprocedure('infra.has_permission(text)') IS NULL THEN
+    -- Not one that somebody has put there who may only make schemas.
+    IF NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = to_regprocedure('infra.has_permission(text)') AND pg_has_role(p.proowner, 'kessel_admin', 'USAGE')) THEN
         RAISE EXCEPTION 'there are no permissions in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT kessel.setup() makes public.role_permissions.';
     END IF;

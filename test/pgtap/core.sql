@@ -130,6 +130,8 @@ INSERT INTO ct.matrix VALUES
     -- One inserts for oneself: here for b.
     ('ai_tool_calls', '', $$(user_id, tool_name) VALUES ('00000000-0000-4000-9000-00000000000b', 't')$$, 'success = true', 'true',
         '- - - -', '1 ! - -', '1 1 - -', '1 ! - -', '3 ! - -', '3 1 3 3'),
+    ('tenants', 'name', $$(name, subdomain, data_source_url) VALUES ('N', 'n', 'https://n.supabase.co')$$, 'name = ''x''', 'true',
+        '- - - -', '1 - - -', '1 - - -', '0 - - -', '2 - - -', '2 1 2 2'),
     -- The extension's tables, beside them.
     ('app.tenants', 'name', $$(slug, name) VALUES ('n', 'N')$$, 'name = ''x''', 'true',
         '- - - -', '1 - - -', '1 - - -', '0 - - -', '0 - - -', '2 - - -'),
@@ -147,15 +149,15 @@ SELECT is_empty($$
     WHERE c.relnamespace IN ('public'::regnamespace, 'app'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' AND d.refobjid <> (SELECT oid FROM pg_extension WHERE extname = 'kessel_router'))
     EXCEPT SELECT tab FROM ct.matrix $$, 'every table is in the matrix');
-SELECT ok(c.relrowsecurity, c.oid::regclass || ' has row security') FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid ORDER BY 1;
-SELECT ok(EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = m.tab), m.tab || ' has policies') FROM ct.matrix m WHERE m.tab::text !~ '^app\.' ORDER BY 1;
+SELECT ok(c.relrowsecurity OR c.relkind = 'v' AND 'security_barrier=true' = ANY (c.reloptions), c.oid::regclass || ' has row security, or is a barrier') FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid ORDER BY 1;
+SELECT ok(EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = m.tab), m.tab || ' has policies') FROM ct.matrix m WHERE m.tab::text <> 'tenants' ORDER BY 1;
 SELECT is(concat_ws(' ', ct.try(p.who, format('SELECT %s FROM %s WHERE %s', coalesce(nullif(m.row_of, ''), '1'), m.tab, m.condition)),
                          ct.try(p.who, format('INSERT INTO %s %s', m.tab, m.ins)),
                          ct.try(p.who, format('UPDATE %s SET %s WHERE %s', m.tab, m.upd, m.condition)),
                          ct.try(p.who, format('DELETE FROM %s WHERE %s', m.tab, m.condition))),
           to_jsonb(m) ->> p.who, format('%s as %s', m.tab, p.who))
 FROM ct.matrix m, ct.people p ORDER BY m.tab::text, p.who;
-SELECT is(ct.try(p.who, format('TRUNCATE %s CASCADE', m.tab)), '-', format('%s cannot be emptied by %s', m.tab, p.who)) FROM ct.matrix m, ct.people p ORDER BY 1;
+SELECT is(ct.try(p.who, format('TRUNCATE %s CASCADE', m.tab)), '-', format('%s cannot be emptied by %s', m.tab, p.who)) FROM ct.matrix m, ct.people p WHERE m.tab <> 'tenants'::regclass ORDER BY 1;
 
 -- Whose row it is.
 SELECT is(ct.ask('a', 'SELECT string_agg(email, '','') FROM profiles'), 'a@example.com', 'one reads one''s own profile');
@@ -283,10 +285,15 @@ $$VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'service_role'),
     ('get_schema_relationships()', 'authenticated service_role'),
     ('get_table_columns(text,text)', 'authenticated service_role'),
     ('get_tenant_by_slug(text)', 'authenticated service_role'),
+    ('infra.all_tenants()', 'authenticated'),
+    ('infra.api_key(uuid,text)', 'authenticated service_role'),
+    ('infra.database_url(text)', ''),
     ('infra.has_permission(text)', 'anon authenticated service_role'),
     ('infra.is_admin()', 'anon authenticated service_role'),
+    ('infra.kind_of(text)', ''),
     ('infra.members_changed(uuid[])', ''),
     ('infra.visible_from()', 'authenticated'),
+    ('infra.visible_tenants()', 'authenticated service_role'),
     ('infra.visible_to()', 'authenticated'),
     ('insert_secret(text,text)', 'service_role'),
     ('read_secret(text)', 'service_role')$$, 'each function is for whom it is meant');
@@ -337,6 +344,46 @@ SELECT is(ct.try('a', 'SELECT * FROM discover_tables(''kessel'', ''pg_catalog'')
 INSERT INTO db_registry (id, name, data_source_id) VALUES ('ct', 'CT', '00000000-0000-4000-8000-0000000000d5');
 SELECT is(ct.try('a', 'SELECT * FROM discover_tables(''ct'')'), 'KR007', 'a user does not get to see other databases');
 SELECT is(ct.try('admin', 'SELECT * FROM discover_tables(''ct'')'), '-', 'an administrator of the app is nobody to the router');
+
+--
+-- Tenants with their data sources
+--
+CREATE FUNCTION ct.tenant_row(columns text) RETURNS text LANGUAGE sql AS $$ SELECT 'SELECT ' || columns || ' FROM tenants WHERE subdomain = ''ct-new''' $$;
+SET LOCAL ROLE service_role;
+INSERT INTO tenants (id, name, subdomain, data_source_url, data_source_anon_key, data_source_service_key, data_source_region, connection_pool_config, data_source_notes)
+VALUES ('00000000-0000-4000-8000-0000000000ee', 'New', 'ct-new', 'https://abcd.supabase.co', 'anon-key', 'service-key', 'eu', '{"max": 3}', 'note');
+RESET ROLE;
+SELECT is((SELECT s.kind || s.isolation || s.api_url || (s.conninfo ->> 'host') || s.region || s.notes FROM app.data_sources s WHERE name = 'ct-new'), 'supabasedatabasehttps://abcd.supabase.codb.abcd.supabase.coeunote', 'a tenant with a Supabase project is a data source of its own');
+SELECT is_empty($$SELECT FROM app.data_sources s WHERE s::text ~ 'anon-key|service-key'$$, 'without the keys');
+SELECT is(ct.ask('service', ct.tenant_row('data_source_anon_key || data_source_service_key || connection_pool_config || tenant_id_in_data_source || status')), 'anon-keyservice-key{"max": 3}00000000-0000-4000-8000-0000000000eeactive', 'the service reads them');
+SELECT is(ct.ask('admin', ct.tenant_row('data_source_anon_key || data_source_service_key || data_source_notes')), '****************note', 'an administrator does not');
+SELECT is(ct.ask('a', ct.tenant_row('name')), NULL, 'whoever is no member sees no row');
+SELECT kessel.add_member('ct-new', '00000000-0000-4000-9000-00000000000a') \g /dev/null
+SELECT is(ct.ask('a', ct.tenant_row('data_source_anon_key || data_source_service_key || coalesce(data_source_notes, '' none'')')), '**************** none', 'a member sees it, masked');
+SELECT is(ct.ask('service', $$SELECT url || key || tenant_id FROM kessel.client_config('ct-new')$$), 'https://abcd.supabase.coanon-key00000000-0000-4000-8000-0000000000ee', 'what a client needs');
+SELECT is(ct.ask('service', $$SELECT key FROM kessel.client_config('ct-new', true)$$), 'service-key', 'with the service''s key');
+SELECT is(ct.ask('a', $$SELECT key FROM kessel.client_config('ct-new')$$), 'anon-key', 'a member gets the key of anon');
+SELECT is(ct.ask(who, statement), state, who || ': ' || statement) FROM (VALUES
+    ('a', $$SELECT key FROM kessel.client_config('ct-new', true)$$, '42501'), ('b', $$SELECT key FROM kessel.client_config('ct-new')$$, '42501'), ('anon', $$SELECT key FROM kessel.client_config('ct-new')$$, '42501'),
+    ('service', $$SELECT key FROM kessel.client_config('ct-b')$$, 'KR005'), ('service', $$SELECT key FROM kessel.client_config('none', true)$$, 'KR002'), ('service', $$SELECT key FROM kessel.client_config(NULL)$$, '22004'),
+    ('service', $$SELECT key FROM kessel.client_config('''; DROP TABLE profiles; --')$$, '22023'), ('a', $$SELECT kessel._api_key('00000000-0000-4000-8000-0000000000d5', 'runtime')$$, '42501'),
+    ('service', $$SELECT kessel._api_key('00000000-0000-4000-8000-0000000000d5', 'runtime')$$, NULL), ('service', $$SELECT kessel.set_api('ct-new', 'https://x')$$, '42501')) v(who, statement, state);
+SELECT is(ct.ask('a', $$SELECT key || coalesce(current_setting('kessel.tenant', true), '') FROM kessel.client_config('ct-new')$$), 'anon-key', 'the session''s tenant stays what it is');
+SELECT is(ct.try('service', statement), state, statement) FROM (VALUES
+    ($$UPDATE tenants SET name = 'X', subdomain = 'ct-newer', status = 'suspended' WHERE subdomain = 'ct-new'$$, '1'), ($$UPDATE tenants SET data_source_url = 'https://efgh.supabase.co' WHERE subdomain = 'ct-new'$$, '1'),
+    ($$UPDATE tenants SET data_source_anon_key = 'new', connection_pool_config = '{}', data_source_region = 'us' WHERE subdomain = 'ct-new'$$, '1'),
+    ($$UPDATE tenants SET data_source_url = 'https://efgh.supabase.co', data_source_anon_key = NULL WHERE subdomain = 'ct-new'$$, '-'),
+    ($$UPDATE tenants SET status = 'gone' WHERE subdomain = 'ct-new'$$, '22023'), ($$UPDATE tenants SET id = gen_random_uuid()$$, '0A000'), ($$UPDATE tenants SET tenant_id_in_data_source = 'x'$$, '0A000'),
+    ($$UPDATE tenants SET subdomain = 'ct-a' WHERE subdomain = 'ct-b'$$, '23505'), ($$UPDATE tenants SET data_source_notes = 'x' WHERE subdomain = 'ct-b'$$, '55000'), ($$UPDATE tenants SET data_source_url = 'https://u:p@x' WHERE subdomain = 'ct-new'$$, '22023'),
+    ($$UPDATE tenants SET connection_pool_config = '[]' WHERE subdomain = 'ct-new'$$, '22023'), ($$UPDATE tenants SET data_source_url = 'javascript:alert(1)' WHERE subdomain = 'ct-new'$$, '22023'), ($$DELETE FROM tenants WHERE subdomain = 'ct-new'$$, '1'),
+    ($$INSERT INTO tenants (name, subdomain) VALUES ('N', 'ct-none')$$, 'KR007'), ($$INSERT INTO tenants (name, subdomain, data_source_anon_key) VALUES ('N', 'ct-none', 'k')$$, '22023'),
+    ($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', NULL, 'https://x.y')$$, '22004'), ($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-a', 'https://x.y')$$, '23505'),
+    ($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'x; DROP', 'https://x.y')$$, '22023'), ($$INSERT INTO tenants (name, subdomain, data_source_url, status) VALUES ('N', 'ct-none', 'https://x.y', 'odd')$$, '22023'),
+    ($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-none', 'postgresql://u:p@ep-cool.eu.neon.tech/db')$$, '1'), ($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-none', 'https://' || repeat('x', 3000))$$, '22023')) v(statement, state);
+SELECT is(infra.database_url(u), d, 'behind ' || u) FROM (VALUES ('https://ABcd.supabase.co/', 'postgresql://db.abcd.supabase.co:5432/postgres'), ('http://kong.local:8000/x', 'postgresql://kong.local:5432/postgres'), ('postgresql://u@h/d', 'postgresql://u@h/d')) v(u, d);
+SELECT is(infra.kind_of(u), d, u) FROM (VALUES ('https://x.y', 'supabase'), ('postgres://u:p@ep.neon.tech:5432/x', 'neon'), ('postgres://u@h/ep.neon.tech', 'postgres'), ('host=h', 'postgres')) v(u, d);
+SELECT ok(has_function_privilege('kessel_admin', 'kessel.set_api(text,text,text,text,text,jsonb)', 'EXECUTE') AND NOT has_function_privilege('kessel_admin', 'kessel._api_key(uuid,text)', 'EXECUTE'), 'kessel_admin stores keys and does not read them');
+SELECT kessel.drop_tenant('ct-new') \g /dev/null
 
 --
 -- The hook, membership

@@ -82,6 +82,9 @@ my %secret = (
     'vault.encrypt_aes_gcm' => [ "vault.encrypt_aes_gcm({mark}, 'aes')",
         '02000' => 'vault.encrypt_aes_gcm({mark}, {name})',
         '22023' => "vault.encrypt_aes_gcm({mark}, 'aes', {taken})" ],
+    'kessel.set_api' => [ "kessel.set_api('one', NULL, {mark})",
+        'KR007' => 'kessel.set_api({name}, NULL, {mark})',
+        '22023' => "kessel.set_api('one', NULL, {mark}, kind => {taken})" ],
     'public.insert_secret' => [ 'public.insert_secret({name}, {mark})',
         '23505' => 'public.insert_secret({taken}, {mark})',
         '22023' => "public.insert_secret('', {mark})" ],
@@ -100,7 +103,7 @@ my %plain = map { $_ => 1 } (
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
     # names and ids of tables, databases, modules and organizations
-    map({ "kessel.$_" } qw(discover_tables has_permission)), map({ "infra.$_" } qw(has_permission my_agents my_organizations period_start)),
+    map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key database_url has_permission kind_of my_agents my_organizations period_start)),
     map({ "public.$_" } qw(assign_user_to_tenant create_organization create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
     # names and ids of secrets, tenants and roles; conditions; files
     map({ "vault.$_" } qw(grant_secret reveal revoke_secret rotate_tenant_key shred_tenant)),

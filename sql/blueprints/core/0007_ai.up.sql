@@ -32,10 +32,10 @@ CREATE TABLE public.ai_tool_calls (
     user_id       uuid NOT NULL DEFAULT auth.uid() REFERENCES auth.users ON DELETE CASCADE,
     session_id    text CHECK (char_length(session_id) <= 200),
     tool_name     text NOT NULL CHECK (char_length(tool_name) BETWEEN 1 AND 200),
-    tool_args     jsonb NOT NULL DEFAULT '{}',
+    tool_args     jsonb NOT NULL DEFAULT '{}' CHECK (pg_column_size(tool_args) <= 1048576),
     success       boolean,
-    result        jsonb,
-    error_message text,
+    result        jsonb CHECK (pg_column_size(result) <= 1048576),
+    error_message text CHECK (char_length(error_message) <= 10000),
     is_dry_run    boolean NOT NULL DEFAULT false,
     executed_at   timestamptz NOT NULL DEFAULT now(),
     duration_ms   integer CHECK (duration_ms >= 0)
@@ -44,6 +44,7 @@ CREATE INDEX ai_tool_calls_user_id ON public.ai_tool_calls (user_id, executed_at
 CREATE INDEX ai_tool_calls_session_id ON public.ai_tool_calls (session_id);
 CREATE INDEX ai_tool_calls_executed_at ON public.ai_tool_calls (executed_at);
 COMMENT ON TABLE public.ai_tool_calls IS 'What the app''s AI has done for whom; goes with the user';
+COMMENT ON COLUMN public.ai_tool_calls.tool_args IS 'Up to 1 MB, as result';
 COMMENT ON COLUMN public.ai_tool_calls.success IS 'NULL: not ended yet';
 COMMENT ON COLUMN public.ai_tool_calls.duration_ms IS 'Milliseconds';
 
