@@ -105,9 +105,6 @@ my %plain = map { $_ => 1 } (
     # names and ids of tables, databases, modules and organizations
     map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key database_url has_permission kind_of my_agents my_organizations period_start)),
     map({ "public.$_" } qw(assign_user_to_tenant create_organization create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
-    # names and ids of tables, databases and modules
-    map({ "kessel.$_" } qw(discover_tables has_permission)), 'infra.has_permission',
-    map({ "public.$_" } qw(assign_user_to_tenant create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
     # files, their names, themes
     map({ "infra.$_" } qw(add_content check_object check_object_name content public_object set_theme)), 'kessel.set_theme', map({ "public.$_" } qw(get_theme_css put_theme_css)),
     # names and ids of secrets, tenants and roles; conditions; files

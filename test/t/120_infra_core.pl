@@ -20,7 +20,7 @@ my %user = map { $_ => sprintf '5e1f0000-0000-4000-8000-00000000%04x', ord } qw(
 
 # ---------- plain PostgreSQL, with a data source ----------
 
-$k->exec('SELECT kessel.setup()');
+$k->exec('SELECT kessel.setup($${core}$$)');
 my $d = $k->data_cluster('shared');
 $k->crm_database($d, 'a');
 $k->data_source($d, name => 'solo');
@@ -125,13 +125,13 @@ $k->exec('\i test/lib/catalog_snapshot.sql', db => 'supabase');
 $k->exec("INSERT INTO auth.users (id, email, raw_user_meta_data) VALUES ('$user{a}', 'a\@example.com', '{\"name\": \"A\"}')", db => 'supabase');
 $k->exec('CREATE EXTENSION kessel_router CASCADE', db => 'supabase');
 my $owner = sub { return $k->run($_[0], db => 'supabase', user => 'project_owner') };
-is($owner->('SELECT kessel.setup()')->{state}, '42501', 'who is nobody to the extension sets up nothing');
+is($owner->('SELECT kessel.setup($${core}$$)')->{state}, '42501', 'who is nobody to the extension sets up nothing');
 $k->exec('GRANT kessel_admin TO project_owner WITH ADMIN OPTION; GRANT kessel_user, kessel_service TO project_owner WITH ADMIN OPTION', db => 'supabase');
-is($owner->('SELECT kessel.setup()')->{state}, '42501', 'nor who may not refer to tenants');
+is($owner->('SELECT kessel.setup($${core}$$)')->{state}, '42501', 'nor who may not refer to tenants');
 is($k->exec("SELECT count(*) FROM kessel.applied_migrations", db => 'supabase'), '0', 'nothing is half done');
 $k->exec('GRANT REFERENCES ON app.tenants, app.data_sources TO project_owner; GRANT USAGE ON SCHEMA app TO project_owner WITH GRANT OPTION; GRANT EXECUTE ON FUNCTION app.custom_access_token_hook(jsonb) TO project_owner WITH GRANT OPTION', db => 'supabase');
 $k->exec('CREATE TABLE public.before AS SELECT * FROM catalog_snapshot() AS object', db => 'supabase');
-is($owner->('SELECT kessel.setup()')->{state}, '', 'with what doc/infra-database.md names the project\'s owner sets up');
+is($owner->('SELECT kessel.setup($${core}$$)')->{state}, '', 'with what doc/infra-database.md names the project\'s owner sets up');
 is($k->exec("SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND relkind = 'r' AND relname <> 'before'", db => 'supabase'), 'project_owner', 'and owns it');
 
 # In a database where all is granted to all by default the same is granted as elsewhere.

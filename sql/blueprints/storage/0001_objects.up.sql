@@ -17,6 +17,12 @@ BEGIN
     ELSE
         RAISE NOTICE 'schema storage is there already and is used as it is; it belongs to role "%"',
             (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'storage');
+        IF NOT has_schema_privilege('storage', 'CREATE')
+           OR EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass('storage.objects') AND NOT pg_has_role(c.relowner, 'USAGE')) THEN
+            RAISE EXCEPTION 'permission denied to add to schema storage'
+                USING ERRCODE = 'insufficient_privilege', DETAIL = 'Functions and policies are made in it.',
+                      HINT = 'Call kessel.setup() as a superuser, or as a member of the role that owns storage.objects: supabase_storage_admin.';
+        END IF;
     END IF;
 
     IF to_regclass('storage.buckets') IS NULL THEN
@@ -393,12 +399,15 @@ COMMENT ON FUNCTION storage.list_objects(text, text, integer, text) IS
 
 -- The setting is for Supabase, which lets nobody delete rows whose files it would have to delete too.
 CREATE FUNCTION storage.remove_object(bucket text, name text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET storage.allow_delete_query = 'true' AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     found text;
+    allowed text := coalesce(current_setting('storage.allow_delete_query', true), '');
 BEGIN
+    PERFORM set_config('storage.allow_delete_query', 'true', true);
     DELETE FROM storage.objects o WHERE o.bucket_id = bucket AND o.name = remove_object.name RETURNING coalesce(o.version, '') INTO found;
+    PERFORM set_config('storage.allow_delete_query', allowed, true);
     IF found NOT LIKE 'kessel:%' THEN
         RAISE EXCEPTION 'the content of object "%" is not in this database', remove_object.name
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Its row was not written by storage.put_object().', HINT = 'Where Supabase keeps it, ask Supabase''s storage; else delete its row.';
