@@ -2,7 +2,8 @@
 # connection to the data source, without and with 5 ms of network between the
 # servers; memory of long scans; the cost of a tenant switch; ten tenants beside
 # 100,000; the vault beside libsodium in a C loop and beside pgcrypto; a query of
-# 200 tenant databases beside a loop of psql and 200 postgres_fdw tables.
+# 200 tenant databases beside a loop of psql and 200 postgres_fdw tables; a
+# migration of them beside a loop of psql.
 #
 # All ways of one question are measured in the same run, in short alternating
 # rounds; what is printed is the best round of each, which is the one least
@@ -15,7 +16,7 @@
 # KesselProxy, for the direct connection too; the app is near the infra server.
 #
 #   KR_BENCH_ROUNDS   default 3      KR_BENCH_SECONDS  of one round, default 1
-#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault', '^fleet'
+#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault', '^fleet', '^migrate'
 use strict;
 use warnings;
 
@@ -511,14 +512,15 @@ if (wanted($title))
 # computing in one process, so the processor's time is what counts, which other
 # work on the machine changes less.
 #
-sub vault_loop
+sub compile
 {
-    return if $made{vault_loop}++;
-    my $source = 'test/bench/vault_loop.c';
+    my ($name) = @_;
+    return if $made{$name}++;
+    my $source = "test/bench/$name.c";
     my ($links) = slurp_file($source) =~ /^ \* Links with: *(.*)$/m;
     my $includes = join ' ', map { '-I$("$PG_CONFIG" ' . $_ . ')' } qw(--includedir-server --includedir);
     # As the server's own extensions are compiled.
-    system('bash', '-euc', "\${CC:-cc} -std=gnu11 -O2 -Isrc -Isrc/vault $includes -o '$scripts/vault_loop' $source $links") == 0 or die "vault_loop does not compile\n";
+    system('bash', '-euc', "\${CC:-cc} -std=gnu11 -O2 -Isrc -Isrc/vault $includes -o '$scripts/$name' $source $links") == 0 or die "$name does not compile\n";
     return;
 }
 
@@ -528,7 +530,7 @@ sub cpu_time { my ($pid) = @_; return (split ' ', slurp_file("/proc/$pid/schedst
 sub measure_loop
 {
     my ($way) = @_;
-    vault_loop();
+    compile('vault_loop');
     my $out = '';
     IPC::Run::run([ "$scripts/vault_loop", @{ $way->{loop} }, $seconds ], '>', \$out) or die "vault_loop failed\n";
     return $out / 1000;
@@ -579,10 +581,20 @@ if (grep { wanted($_) } 'vault: open by function call', 'vault: seal by function
 }
 
 #
-# The fleet: count(*) in 200 tenants' databases of one server. New sessions each
-# connect to all; those that stay have their connections already.
+# The fleet: 200 tenants' databases of one server. New sessions each connect to
+# all; those that stay have their connections already.
 #
 my $databases = 200;
+
+sub database_url { my ($i, %opt) = @_; return $k->url($made{fleet_cluster}, db => "t_$i", %opt) }
+
+# A loop over all databases, as one writes it: a psql for each.
+sub loop_file
+{
+    my ($name, $sql, %opt) = @_;
+    append_to_file("$scripts/$name", join '', map { "psql -XqAt -d '" . database_url($_, %opt) . "' -c \"$sql\"\n" } 1 .. $databases);
+    return;
+}
 
 sub fleet_databases
 {
@@ -593,56 +605,111 @@ sub fleet_databases
     foreach my $i (1 .. $databases)
     {
         $k->data_exec($many, "CREATE DATABASE t_$i TEMPLATE $many->{db} OWNER $many->{owner}", db => 'postgres');
-        my $url = $k->url($many, db => "t_$i");
+        my $url = database_url($i);
         $k->exec("SELECT kessel.create_data_source('t_$i', '$url'); SELECT kessel.create_tenant('t-$i', data_source => 't_$i');"
+              . "SELECT kessel.set_credential('t_$i', '$many->{owner}', '$many->{owner_password}', 'owner');"
               . "CREATE SERVER t_$i FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '$many->{port}', dbname 't_$i');"
               . "CREATE USER MAPPING FOR PUBLIC SERVER t_$i OPTIONS (user '$many->{runtime}', password '$many->{password}');"
               . "CREATE FOREIGN TABLE fleet.t_$i (id int, name text) SERVER t_$i OPTIONS (schema_name 'public', table_name 'accounts'); GRANT SELECT ON fleet.t_$i TO admin");
     }
-    append_to_file("$scripts/loop", join '', map { "psql -XqAt -d '" . $k->url($many, db => "t_$_") . "' -c 'SELECT count(*) FROM accounts'\n" } 1 .. $databases);
+    loop_file('count_loop', 'SELECT count(*) FROM accounts');
     return;
 }
 
-# Microseconds of one statement, or of the loop.
+# Milliseconds that a process and its threads have had a processor; or, of a server, its children that have ended.
+sub process_ms
+{
+    my ($pid, $children) = @_;
+    my @fields = split ' ', slurp_file("/proc/$pid/stat") =~ s/.*\) //r;
+    return 10 * sum(@fields[ $children ? (13, 14) : (11, 12) ]);
+}
+
+sub data_server_ms
+{
+    my $node = $made{fleet_cluster}{node};
+    my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+    $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname LIKE 't\\_%'");
+    return process_ms($pid, 1);
+}
+
+# Microseconds of one statement, or of a program. New sessions: what it took of
+# the processors is noted, too, of the session's process (or the program) and of
+# the data sources' server.
 sub measure_fleet
 {
     my ($way) = @_;
-    my $start = Time::HiRes::time();
-    my $out = '';
-    if ($way->{loop})
+    my ($start, $out, $found) = (0, '', '');
+    $way->{before}->() if $way->{before};
+    if ($way->{program})
     {
-        IPC::Run::run([ 'sh', "$scripts/loop" ], '>', \$out) or die "the loop failed\n";
-        die "not all have answered\n" if $out ne "100\n" x $databases;
-        return (Time::HiRes::time() - $start) * 1e6;
+        my $server = data_server_ms();
+        $start = Time::HiRes::time();
+        IPC::Run::run($way->{program}, '>', \$out) or die "@{ $way->{program} }[0 .. 1] failed\n";
+        my $us = (Time::HiRes::time() - $start) * 1e6;
+        die "not all have answered\n" if $out ne $way->{expect};
+        push @{ $way->{server} }, data_server_ms() - $server;
+        return $us;
     }
     my $s = $way->{stays} ? $way->{session} ||= $k->session(user => 'admin') : $k->session(user => 'admin');
-    $s->run($way->{sql}) if $way->{stays} && !$way->{warm}++;
-    $start = Time::HiRes::time() if $way->{stays};
+    if ($way->{stays} && !$way->{warm}++)
+    {
+        $s->run($way->{sql});
+        $way->{before}->() if $way->{before};
+    }
+    my $server = $way->{stays} ? 0 : data_server_ms();
+    my $cpu = process_ms($s->pid);
+    $start = Time::HiRes::time();
     my $r = $s->run($way->{sql});
     my $us = (Time::HiRes::time() - $start) * 1e6;
-    die "$r->{out} $r->{err}\n" if $r->{out} ne 100 * $databases;
-    $s->quit if !$way->{stays};
+    $found = "$r->{out} $r->{err}";
+    die "$found\n" if $found !~ $way->{expect};
+    push @{ $way->{cpu} }, process_ms($s->pid) - $cpu;
+    return $us if $way->{stays};
+    $s->quit;
+    push @{ $way->{server} }, data_server_ms() - $server;
     return $us;
+}
+
+sub compare_fleet
+{
+    my ($title, $goals, @ways) = @_;
+    return unless wanted($title);
+    fleet_databases();
+    compare($title, \&measure_fleet, $goals, @ways);
+    foreach my $way (@ways)
+    {
+        my @parts = map { my $ms = $way->[1]{ $_->[0] }; $ms ? sprintf('%s %.0f', $_->[1], min(@$ms)) : () } [ cpu => "the session's process" ], [ server => 'the data sources' ];
+        line("  ms of CPU, $way->[0]: " . join(', ', @parts)) if @parts;
+    }
+    return;
 }
 
 {
     my $fleet = "SELECT sum((\"row\" ->> 'count')::int) FROM kessel.fleet_query('SELECT count(*) FROM accounts', max_parallel => 16)";
     my $union = 'SELECT sum(count) FROM (' . join(' UNION ALL ', map { "SELECT count(*) FROM fleet.t_$_" } 1 .. $databases) . ') u';
+    my @goals = ([ speed => 5, 'the loop' ], [ plain => 1, 'UNION ALL' ]);
+    my $total = 100 * $databases;
+    my $loop = [ 'loop of psql', { program => [ 'sh', "$scripts/count_loop" ], expect => "100\n" x $databases } ];
     my $cold = "fleet: count(*) in $databases databases, new sessions";
-    my $warm = "fleet: count(*) in $databases databases, sessions that stay";
     my $memory = 'fleet: memory of rows of many tenants';
-    fleet_databases() if grep { wanted($_) } $cold, $warm, $memory;
-    # Whoever connects computes the password's hash: half of what it takes.
-    compare($cold, \&measure_fleet, [ [ speed => 5, 'the loop' ], [ plain => 1, 'UNION ALL' ] ],
-        [ 'loop of psql', { loop => 1 } ],
-        [ 'UNION ALL of postgres_fdw tables', { key => 'plain', sql => $union } ],
-        [ 'fleet_query', { key => 'router', sql => $fleet } ]);
-    compare($warm, \&measure_fleet, [ [ speed => 5, 'the loop' ], [ plain => 1, 'UNION ALL' ] ],
-        [ 'loop of psql', { loop => 1 } ],
-        [ 'UNION ALL of postgres_fdw tables', { key => 'plain', stays => 1, sql => $union } ],
-        [ 'fleet_query', { key => 'router', stays => 1, sql => $fleet } ]);
+
+    # The least that it can take: libpq and nothing else, 16 threads.
+    my @least;
+    if (wanted($cold))
+    {
+        fleet_databases();
+        compile('connect_loop');
+        @least = [ 'libpq in a C program, 16 threads', { program => [ "$scripts/connect_loop", 16, 'SELECT count(*) FROM accounts', map { database_url($_) } 1 .. $databases ], expect => "$total\n" } ];
+    }
+    compare_fleet($cold, \@goals, $loop, @least,
+        [ 'UNION ALL of postgres_fdw tables', { key => 'plain', sql => $union, expect => qr/^$total / } ],
+        [ 'fleet_query', { key => 'router', sql => $fleet, expect => qr/^$total / } ]);
+    compare_fleet("fleet: count(*) in $databases databases, sessions that stay", \@goals, $loop,
+        [ 'UNION ALL of postgres_fdw tables', { key => 'plain', stays => 1, sql => $union, expect => qr/^$total / } ],
+        [ 'fleet_query', { key => 'router', stays => 1, sql => $fleet, expect => qr/^$total / } ]);
     if (wanted($memory))
     {
+        fleet_databases();
         line($memory);
         # As many connections are kept as kessel.max_idle_connections says: 32.
         foreach my $n (50, $databases)
@@ -653,6 +720,54 @@ sub measure_fleet
         }
         diag("measured: $memory");
     }
+}
+
+#
+# Migrations of the 200 databases.
+#
+sub migrated_databases
+{
+    return if $made{migrated}++;
+    fleet_databases();
+    $k->exec("SELECT kessel.add_blueprint('bench')");
+    more_tables();
+    $k->exec("SET kessel.max_idle_connections = 0; CALL kessel.migrate('bench')");
+    loop_file('version_loop', "SELECT max(version) FROM kessel_agent.migrations WHERE blueprint = 'bench'", owner => 1);
+    return;
+}
+
+# A migration more, for kessel.migrate() or for the loop.
+sub more_tables
+{
+    my $n = ++$made{tables};
+    $k->exec("SELECT kessel.add_migration('bench', '${n}_table', 'CREATE TABLE made_$n (id bigint PRIMARY KEY, name text NOT NULL)')");
+    return;
+}
+
+sub more_loops
+{
+    my $n = ++$made{loop_tables};
+    unlink "$scripts/table_loop";
+    loop_file('table_loop', "CREATE TABLE looped_$n (id bigint PRIMARY KEY, name text NOT NULL)", owner => 1);
+    return;
+}
+
+foreach my $stays (0, 1)
+{
+    my $sessions = $stays ? 'sessions that stay' : 'new sessions';
+    my $nothing = "migrate: nothing to do in $databases databases, $sessions";
+    my $table = "migrate: one table in $databases databases, $sessions";
+    my $all = qr/$databases of $databases targets done/;
+
+    migrated_databases() if grep { wanted($_) } $nothing, $table;
+    my $version = ($made{tables} || 0) . "\n";
+    compare_fleet($nothing, [ [ speed => 10, 'the loop' ] ],
+        [ 'loop of psql that reads the versions', { program => [ 'sh', "$scripts/version_loop" ], expect => $version x $databases } ],
+        [ 'migrate', { key => 'router', stays => $stays, sql => "CALL kessel.migrate('bench')", expect => $all } ],
+        [ 'migrate, verify => false', { key => 'router', stays => $stays, sql => "CALL kessel.migrate('bench', verify => false)", expect => $all } ]);
+    compare_fleet($table, [ [ speed => 4, 'the loop' ] ],
+        [ 'loop of psql that makes it', { program => [ 'sh', "$scripts/table_loop" ], before => \&more_loops, expect => '' } ],
+        [ 'migrate', { key => 'router', stays => $stays, before => \&more_tables, sql => "CALL kessel.migrate('bench')", expect => $all } ]);
 }
 
 line(sprintf 'goals: %d met, %d not met', $goals{met} || 0, $goals{'not met'} || 0) if %goals;
