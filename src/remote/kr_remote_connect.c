@@ -486,6 +486,22 @@ kr_remote_name_to_look_up(const KrSource *source)
 	return hosts;
 }
 
+/* No other one is tried, and who listens there is not looked up. */
+bool
+kr_remote_has_one_host(const KrSource *source)
+{
+	static const char *const keywords[] = {"host", "hostaddr"};
+
+	for (int i = 0; i < lengthof(keywords); i++)
+	{
+		const char *value = option(source, keywords[i]);
+
+		if (value != NULL && strchr(value, ',') != NULL)
+			return false;
+	}
+	return option(source, "requirepeer") == NULL;
+}
+
 void
 kr_remote_raise_no_address(const KrSource *source, const char *hosts, const char *reason)
 {

@@ -4,7 +4,7 @@
  *	  many at once.
  *
  * A dial looks up the name, then lets libpq connect; what may block or compute
- * without end runs as a job on a thread (kr_remote_thread.c), one a step, and the
+ * without end, as hashing a password does, runs as a job on a thread (kr_remote_thread.c), one a step, and the
  * dial waits for its file descriptor. While such a job is at work the connection
  * is the thread's; a dial that is given up meanwhile leaves it behind. At any time
  * there are no more threads than dials, but for those left behind.
@@ -41,6 +41,7 @@ struct KrDial
 	KrLookup   *lookup;			/* of a name, under way */
 	bool		lacks_address;
 	TimestampTz begun;
+	bool		has_one_host;
 	bool		arrived;		/* at the host */
 	bool		unanswered;
 	PGconn	   *pg;				/* NULL: not begun, or a thread's */
@@ -103,6 +104,7 @@ kr_dial_start(const KrSource *source, bool looked_up)
 	dial->begun = GetCurrentTimestamp();
 	dial->deadline = kr_remote_connect_deadline(source);
 	dial->tried.version = source->secret_version;
+	dial->has_one_host = kr_remote_has_one_host(source);
 	dial->names = names ? pstrdup(names) : NULL;
 	look_up_or_begin(dial);
 	return dial;
@@ -181,6 +183,18 @@ release_step(void *data)
 
 	PQfinish(step->pg);
 	free(step);
+}
+
+/*
+ * What a step does while the host has not said anything takes no time, but to look
+ * a further host's name up.
+ */
+static bool
+step_is_short(const KrDial *dial)
+{
+	ConnStatusType status = PQstatus(dial->pg);
+
+	return dial->has_one_host && (status == CONNECTION_STARTED || status == CONNECTION_MADE);
 }
 
 static void
@@ -288,8 +302,13 @@ kr_dial_step(KrDial *dial)
 	}
 	else if (PQstatus(dial->pg) != CONNECTION_BAD && !late)
 	{
-		begin_step(dial);
-		return false;
+		if (!step_is_short(dial))
+		{
+			begin_step(dial);
+			return false;
+		}
+		dial->status = PQconnectPoll(dial->pg);
+		kr_remote_check_where(dial->pg, dial->source, dial->status);
 	}
 
 	note_answer(dial, late);

@@ -158,6 +158,7 @@ extern bool kr_remote_leads_here(int fd);
 
 /* Parts of it, for kr_remote_dial.c. */
 extern const char *kr_remote_name_to_look_up(const KrSource *source);
+extern bool kr_remote_has_one_host(const KrSource *source);
 extern TimestampTz kr_remote_connect_deadline(const KrSource *source);
 extern void kr_remote_check_where(PGconn *pg, const KrSource *source,
 								  PostgresPollingStatusType status);

@@ -643,9 +643,11 @@ sub measure_fleet
     if ($way->{program})
     {
         my $server = data_server_ms();
+        my $cpu = sum((times)[ 2, 3 ]);
         $start = Time::HiRes::time();
         IPC::Run::run($way->{program}, '>', \$out) or die "@{ $way->{program} }[0 .. 1] failed\n";
         my $us = (Time::HiRes::time() - $start) * 1e6;
+        push @{ $way->{cpu} }, (sum((times)[ 2, 3 ]) - $cpu) * 1000;
         die "not all have answered\n" if $out ne $way->{expect};
         push @{ $way->{server} }, data_server_ms() - $server;
         return $us;
@@ -678,7 +680,7 @@ sub compare_fleet
     compare($title, \&measure_fleet, $goals, @ways);
     foreach my $way (@ways)
     {
-        my @parts = map { my $ms = $way->[1]{ $_->[0] }; $ms ? sprintf('%s %.0f', $_->[1], min(@$ms)) : () } [ cpu => "the session's process" ], [ server => 'the data sources' ];
+        my @parts = map { my $ms = $way->[1]{ $_->[0] }; $ms ? sprintf('%s %.0f', $_->[1], min(@$ms)) : () } [ cpu => $way->[1]{program} ? 'the program' : "the session's process" ], [ server => 'the data sources' ];
         line("  ms of CPU, $way->[0]: " . join(', ', @parts)) if @parts;
     }
     return;
