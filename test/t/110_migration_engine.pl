@@ -358,7 +358,7 @@ foreach my $how (qw(lose deafen hang))
         $s->run('SELECT kessel.disconnect()');
         drive(['one/public'], 0, direction => 'down');
         $proxy->on($at, $how);
-        my ($news) = split /\|/, drive(['proxied/public'], 2, timeout => '3 s')->{out} =~ s/^1\|//r;
+        my ($news) = split /\|/, drive(['proxied/public'], 2, timeout => 3 * $slow . ' s')->{out} =~ s/^1\|//r;
         my $r = $s->run($told);
         my $expected = $at eq 'P:COMMIT' ? 'unknown|0||0|08007' : $at eq 'DISCARD ALL' ? 'done|0|2|2|' : qr/failed\|0?\|0?\|0\|(08006|57014)/;
         like($r->{out}, ref $expected ? qr/^1\|$expected/ : qr/^1\|\Q$expected\E/, "$how at $at: " . $news) or diag($r->{err});
@@ -523,7 +523,7 @@ like_error($s->run('SELECT * FROM kessel._migration_next(NULL)'), '55000', qr/no
 like_error($s->run('SELECT kessel._migration_stop()'), '55000', qr/no migrations are under way/, 'so there is nothing to stop');
 ok_run($s->run('SELECT kessel._migration_open()'), '0', 'none is open');
 ok_run($s->run("SELECT kessel._migration_begin($good, '{public}'); SELECT kessel._migration_open()"), "\n0", 'a statement has it for itself');
-ok_run($s->run("SELECT b IS NULL, kessel._migration_open(), (SELECT string_agg(news, ',' ORDER BY news) FROM kessel._migration_next('1 s')) FROM kessel._migration_begin($good, '{public}') b"), 'f|1|begun,done', 'within one statement');
+ok_run($s->run("SELECT b IS NULL, kessel._migration_open(), (SELECT min(news) FROM kessel._migration_next('1 s')) FROM kessel._migration_begin($good, '{public}') b"), 'f|1|begun', 'within one statement');
 like_error($s->run("DO \$\$ BEGIN PERFORM kessel._migration_begin($good, '{public}'); PERFORM kessel._migration_begin($good, '{public}'); END \$\$"), '55000', qr/migrations are under way/, 'two at once');
 ok_run($s->run("DO \$\$ BEGIN FOR i IN 1 .. 3 LOOP PERFORM kessel._migration_begin($good, '{public}'); COMMIT; WHILE kessel._migration_open() > 0 LOOP PERFORM kessel._migration_next('1 s'); COMMIT; END LOOP; END LOOP; END \$\$"), '', 'several after each other, in a DO block');
 like_error($s->run("BEGIN READ ONLY; SELECT kessel._migration_begin($good, '{public}')"), '25006', qr/read-only/, 'a transaction that is read only');
