@@ -190,6 +190,8 @@ ok_call("migrate('crm')", qr/table data.notes: created/, 'the way down was mende
     my @holders = map { $m->holder($_, 'LOCK TABLE accounts') } qw(t11 t12);
     my $other = $k->session(user => 'admin');
     $k->exec("SELECT kessel.add_migration('crm', '0007_more', 'ALTER TABLE accounts ADD COLUMN more text', 'ALTER TABLE accounts DROP COLUMN more'); SELECT kessel.add_blueprint('other'); SELECT kessel.add_migration('other', '0001_x', 'SELECT 1', 'SELECT 1')");
+    like_error(call("migrate('crm', on_error => 'continue', lock_timeout => '100 ms', lock_retries => 1)"), 'KR013', qr/: 2 of 50 targets failed$/, 'locks that are not to be had');
+    is($k->exec("SELECT string_agg(attempts || ' ' || (error ->> 'sqlstate'), ', ') FROM kessel.migration_run_targets WHERE state = 'failed' AND run_id = '" . last_run('run_id') . "'"), '2 55P03, 2 55P03', 'were tried twice');
     $s->start("CALL kessel.migrate('crm', lock_timeout => NULL, timeout => NULL);");
     ok($k->node->poll_query_until('infra', "SELECT done = 48 AND running = 2 FROM kessel.migration_progress WHERE state = 'running'"), 'all but two are done');
     is($other->run("SELECT state, wave, waiting, running, done, total, rate > 0, time_left > '0', pid FROM kessel.migration_progress WHERE state = 'running'")->{out}, 'running|rest|0|2|48|50|t|t|' . $s->pid, 'seen from another session');
