@@ -96,6 +96,8 @@ sub interrupt
         ok($node->poll_query_until('infra', "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = @{[ $s->pid ]}"), "$name: and not here");
     }
     my $run = $k->exec("SELECT run_id FROM kessel.migration_progress WHERE state = 'running'");
+    # A run does not wait for the disk when it writes down what is done; after this all is there.
+    $k->exec("SELECT pg_logical_emit_message(true, 'test', 'flush')");
     ok($how{$how}->($s), "$name: it is gone");
     $_->quit foreach @holders, $s;
     ok(nothing_runs(), "$name: nothing runs on there");
