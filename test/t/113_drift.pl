@@ -53,8 +53,13 @@ sub mend
 {
     my ($d, $tenant, %opt) = @_;
     my $sql = drift($tenant, "string_agg(coalesce(mend, 'SELECT ''no SQL''') || ';', E'\\n' ORDER BY step)");
-    $k->data_exec($d, "SET client_min_messages = warning; BEGIN; SET LOCAL ROLE $d->{owner}; $sql; COMMIT", %opt);
-    return $sql;
+    return apply($d, $sql, %opt);
+}
+
+sub apply
+{
+    my ($d, $sql, %opt) = @_;
+    return $k->data_exec($d, "SET client_min_messages = warning; BEGIN; SET LOCAL ROLE $d->{owner}; $sql; COMMIT", %opt);
 }
 
 #
@@ -92,6 +97,9 @@ CREATE INDEX ON part (id);
 ALTER TABLE part ADD PRIMARY KEY (id, k);
 CREATE TABLE child () INHERITS (contacts);
 CREATE UNLOGGED TABLE ul (a int);
+CREATE TABLE typed OF pair;
+COMMENT ON RULE r ON contacts IS 'rule';
+COMMENT ON STATISTICS st IS 'statistics';
 ALTER TABLE ul ALTER a SET STATISTICS 7;
 ALTER TABLE accounts ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 GRANT SELECT, INSERT ON accounts TO "@runtime";
@@ -182,7 +190,7 @@ my @done = (
     [ 'DROP TRIGGER tr ON accounts', 'missing trigger accounts.tr' ],
     [ 'ALTER TABLE accounts ENABLE TRIGGER tr', 'different trigger accounts.tr' ],
     [ 'CREATE TRIGGER tr2 AFTER INSERT ON contacts FOR EACH ROW EXECUTE FUNCTION g()', 'unexpected trigger contacts.tr2' ],
-    [ 'DROP RULE r ON contacts', 'missing rule contacts.r' ],
+    [ 'DROP RULE r ON contacts', 'missing comment rule contacts.r', 'missing rule contacts.r' ],
     [ 'DROP FUNCTION f', 'missing function f(mood, _int4, _text)' ],
     [ 'CREATE OR REPLACE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN old; END$$', 'different function g()' ],
     [ "CREATE FUNCTION byhand(int) RETURNS int LANGUAGE sql AS 'SELECT 1'", 'unexpected function byhand(int4)' ],
@@ -208,7 +216,9 @@ my @done = (
     [ 'CREATE TABLE foo (id serial PRIMARY KEY); CREATE VIEW foov AS SELECT * FROM foo; COMMENT ON TABLE foo IS \'x\'', 'unexpected sequence foo_id_seq', 'unexpected table foo', 'unexpected view foov' ],
     [ 'DROP VIEW v2 CASCADE; CREATE TABLE v2 (a int)', qr/missing view v2\n.*|unexpected table v2/s ],
     [ 'ALTER TABLE accounts SET (fillfactor = 50), RESET (toast.autovacuum_enabled)', 'different parameter accounts.fillfactor', 'missing toast parameter accounts.autovacuum_enabled' ],
-    [ 'DROP STATISTICS st', 'missing statistics st' ],
+    [ 'DROP STATISTICS st', 'missing comment statistics st', 'missing statistics st' ],
+    [ 'ALTER TABLE typed NOT OF', 'missing of type typed' ],
+    [ "COMMENT ON RULE r ON contacts IS 'other'", 'different comment rule contacts.r' ],
     [ 'ALTER TABLE accounts CLUSTER ON accounts_u, REPLICA IDENTITY FULL', 'unexpected clustered on accounts', 'unexpected replica identity accounts' ],
     [ 'GRANT DELETE ON accounts TO solo_runtime', 'different grant accounts to runtime' ],
     [ 'REVOKE ALL ON accounts FROM solo_runtime', 'missing grant accounts to runtime' ],
@@ -228,9 +238,11 @@ foreach my $case (@done)
 {
     my ($sql, @expected) = @$case;
     $k->data_exec($solo, "SET client_min_messages = warning; SET search_path = public; SET ROLE solo_owner; $sql");
-    my $found = join "\n", sort split /\n/, drift('solo');
+    $s->run("DROP TABLE IF EXISTS was; CREATE TEMP TABLE was AS SELECT * FROM kessel.drift('crm', '{solo}')");
+    my $found = join "\n", sort split /\n/, $s->run("SELECT concat_ws(' ', difference, kind, object) FROM was")->{out};
     ref $expected[0] ? like($found, $expected[0], "found: $sql") : is($found, join("\n", sort @expected), "found: $sql");
-    my $mend = eval { mend($solo, 'solo') };
+    my $mend = $s->run("SELECT string_agg(coalesce(mend, 'SELECT ''no SQL''') || ';', E'\\n' ORDER BY step) FROM was")->{out};
+    eval { apply($solo, $mend) };
     is($@ || drift('solo'), '', '... and mended') or diag($mend);
 }
 
