@@ -3,6 +3,20 @@
 
 -- ---------- new tenants ----------
 
+-- A schema with nothing in it that has a record was dropped and made again: the
+-- record is that of the one before.
+CREATE FUNCTION kessel._forget_empty_schema(data_source_id uuid, schema_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT r[1]::boolean FROM kessel._remote_query(data_source_id, 'owner',
+            'SELECT pg_catalog.to_regclass(''kessel_agent.migrations'') IS NOT NULL AND NOT EXISTS ('
+            'SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1)', ARRAY[schema_name]) r) THEN
+        PERFORM kessel._remote_query(data_source_id, 'owner', 'DELETE FROM kessel_agent.migrations WHERE schema_name = $1', ARRAY[schema_name]);
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION kessel._forget_empty_schema(uuid, text) FROM PUBLIC;
+
 -- Brings a new tenant's place to the versions that the fleet is meant to have, and
 -- returns how many migrations that took. They are committed there at once: if the
 -- tenant's transaction rolls back here, the place has them, which the next one to
@@ -16,6 +30,7 @@ DECLARE
     wanted record;
     news record;
     heard boolean;
+    looked boolean := false;
     applied integer := 0;
 BEGIN
     SELECT g.* INTO STRICT place FROM kessel._targets(ARRAY[tenant_id]) g;
@@ -27,6 +42,10 @@ BEGIN
             SELECT FROM kessel.migration_targets k
             WHERE k.data_source_id = place.data_source_id AND k.schema_name = place.schema_name AND k.blueprint = wanted.name
               AND k.version >= wanted.version AND k.trying IS NULL);
+        IF NOT looked AND EXISTS (SELECT FROM app.tenants t WHERE t.id = tenant_id AND t.isolation = 'schema') THEN
+            PERFORM kessel._forget_empty_schema(place.data_source_id, place.schema_name);
+        END IF;
+        looked := true;
         PERFORM kessel._migration_begin(gen_random_uuid(), wanted.name, 'up', wanted.version, false, 1, '5 min', '2 s', 5,
                                         ARRAY[place.data_source_id], ARRAY[place.schema_name]);
         LOOP

@@ -286,6 +286,11 @@ ok_call("migrate('crm')", qr/table data.notes: created/, 'the way down was mende
     # A schema that was dropped and made again is a new place.
     $k->exec("SELECT kessel.drop_tenant('s11')");
     is($k->exec("SELECT count(*) FROM kessel.migration_targets WHERE schema_name = 't_s11'"), '0', 'the schema of a tenant is forgotten with it');
+    is($k->run("SELECT kessel.create_tenant('s11', data_source => 'schemas')")->{state} . $m->sql('s11', 'SELECT count(*) FROM kessel_agent.migrations WHERE schema_name = current_schema'), '9', 'who comes back to it finds it as it was');
+    $k->exec("SELECT kessel.drop_tenant('s11')");
+    $k->data_exec($m->{d}, 'DROP SCHEMA t_s11 CASCADE', db => 'schemas');
+    $m->schema('s11');
+    is($k->run("SELECT kessel.create_tenant('s11', data_source => 'schemas')")->{state} . $m->sql('s11', "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('accounts') AND attname = 'last'"), '1', 'and in one of the same name what a new one gets');
 }
 
 #
