@@ -58,6 +58,7 @@ typedef struct SecretWord
 
 static const SecretWord secret_words[] = {
 	{"alter_data_source", true},
+	{"app_installations", true},
 	{"create_data_source", true},
 	{"create_secret", true},
 	{"data_source_anon_key", true},
@@ -67,6 +68,7 @@ static const SecretWord secret_words[] = {
 	{"insert_secret", true},
 	{"into vault.secrets", true},
 	{"set_api", true},
+	{"set_ai_provider_key", true},
 	{"set_credential", true},
 	{"update vault.secrets", true},
 	{"update_secret", true},

@@ -52,6 +52,8 @@ $k->data_source($d, name => 'one');
 $k->exec("SELECT kessel.create_tenant('one', data_source => 'one'); SELECT kessel.import_tables('one', 'public')");
 $k->exec("SELECT vault.create_secret('x', 'taken'); SELECT vault.create_secret(repeat('ab', 32), 'aes')");
 $k->exec("SELECT pg_create_logical_replication_slot('leaks', 'test_decoding')");
+$k->exec("INSERT INTO auth.users (id) VALUES ('5e1f0000-0000-4000-8000-00000000a11a')");
+$k->exec("INSERT INTO public.app_registry (id, name, fields, password_storage, key_secret) SELECT id, id, '[{\"key\": \"host\", \"label\": \"H\", \"type\": \"text\"}, {\"key\": \"password\", \"label\": \"P\", \"type\": \"password\", \"pattern\": \"kr-.*\"}]', storage, secret FROM (VALUES ('mail', 'vault', NULL), ('own', 'aes_gcm', 'aes')) v(id, storage, secret)");
 my $aes = '0' x 24 . ':' . '0' x 32 . ':' . '00';
 
 # The calls that carry a secret. {mark} is the secret, {name} a new name; both
@@ -85,6 +87,11 @@ my %secret = (
     'kessel.set_api' => [ "kessel.set_api('one', NULL, {mark})",
         'KR007' => 'kessel.set_api({name}, NULL, {mark})',
         '22023' => "kessel.set_api('one', NULL, {mark}, kind => {taken})" ],
+    'infra.set_ai_provider_key' => [ "infra.set_ai_provider_key('5e1f0000-0000-4000-8000-00000000a11a', 'cohere', {mark})",
+        '23503' => "infra.set_ai_provider_key(pg_catalog.gen_random_uuid(), 'cohere', {mark})" ],
+    'public.set_ai_provider_key' => [ "public.set_ai_provider_key('openai', {mark})",
+        'P0002' => 'public.set_ai_provider_key({name}, {mark})',
+        '22023' => "public.set_ai_provider_key('openai', pg_catalog.repeat({mark}, 100))" ],
     'public.insert_secret' => [ 'public.insert_secret({name}, {mark})',
         '23505' => 'public.insert_secret({taken}, {mark})',
         '22023' => "public.insert_secret('', {mark})" ],
@@ -105,6 +112,10 @@ my %plain = map { $_ => 1 } (
     # names and ids of tables, databases, modules and organizations
     map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key database_url has_permission kind_of my_agents my_organizations period_start)),
     map({ "public.$_" } qw(assign_user_to_tenant create_organization create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug read_secret)),
+    # fields of apps; users and ids of apps and providers; what is sealed
+    map({ "infra.$_" } qw(app_fields_problems open_app_installations password_fields)), map({ "public.$_" } qw(get_ai_provider_key get_app_config remove_ai_provider_key)),
+    # a configuration, which a trigger hands on: see below
+    'infra.app_installations_problems',
     # files, their names, themes
     map({ "infra.$_" } qw(add_content check_object check_object_name content public_object set_theme)), 'kessel.set_theme', map({ "public.$_" } qw(get_theme_css put_theme_css)),
     # names and ids of secrets, tenants and roles; conditions; files
@@ -153,7 +164,7 @@ sub client
 {
     my ($user, @settings) = @_;
     my $c = KesselClient->new($node, 'infra', user => $user);
-    $c->query($_) foreach "SET kessel.tenant = 'one'", @settings;
+    $c->query($_) foreach "SET kessel.tenant = 'one'", "SET request.jwt.claims = '{\"sub\": \"5e1f0000-0000-4000-8000-00000000a11a\"}'", @settings;
     return $c;
 }
 
@@ -215,6 +226,43 @@ foreach my $function (@functions)
         attempt($stranger, $how, "SELECT $call", '42501', "$function by a stranger");
         $stranger->quit;
     }
+    $c->quit;
+}
+# Passwords in configurations of apps, which triggers seal.
+{
+    my $c = client('postgres');
+    my $into = "INSERT INTO public.app_installations (user_id, app_id, config) SELECT '5e1f0000-0000-4000-8000-00000000a11a'";
+    my $upsert = 'ON CONFLICT (user_id, app_id) DO UPDATE SET config = excluded.config';
+    foreach my $app (qw(mail own))
+    {
+        my @writes = (
+            "$into, '$app', pg_catalog.jsonb_build_object('host', 'h', 'password', {mark}::text)" => '',
+            "$into, '$app', pg_catalog.jsonb_build_object('host', 'h', 'password', {mark}::text) " => '23505',
+            "$into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) $upsert" => '',
+            "$into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) ON CONFLICT DO NOTHING" => '',
+            "UPDATE public.app_installations SET config = config || pg_catalog.jsonb_build_object('password', {mark}::text) WHERE app_id = '$app'" => '',
+            "UPDATE public.app_installations SET config = config || pg_catalog.jsonb_build_object('password', 'x' || {mark}::text) WHERE app_id = '$app'" => '22023',
+            "UPDATE public.app_installations SET config = config || pg_catalog.jsonb_build_object({mark}::text, 'x') WHERE app_id = '$app'" => '22023',
+            "UPDATE public.app_installations SET config = pg_catalog.to_jsonb({mark}::text) WHERE app_id = '$app'" => '22023',
+            "UPDATE public.app_installations SET config = {mark}::jsonb WHERE app_id = '$app'" => '22P02',
+            "UPDATE public.app_installations SET config = pg_catalog.jsonb_build_object('password', {mark}::text), app_id = NULL WHERE app_id = '$app'" => '23502',
+            "$into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) $upsert, status = 1 / 0" => '42804',
+            "WITH w AS ($into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) $upsert RETURNING config) SELECT 1 / (pg_catalog.random() * 0)::integer FROM w" => '22012',
+            "INSERT INTO public.app_installations (user_id, app_id, config) SELECT NULL, '$app', pg_catalog.jsonb_build_object('password', {mark}::text)" => '23502',
+            "$into, 'nosuch', pg_catalog.jsonb_build_object('password', {mark}::text)" => '23503');
+        foreach my $how (qw(literal extended prepared))
+        {
+            $c->query("DELETE FROM public.app_installations WHERE app_id = '$app'");
+            my @all = @writes;
+            while (my ($sql, $state) = splice(@all, 0, 2))
+            {
+                # Executed twice.
+                my $one = $how eq 'prepared' && $state eq '' && $sql !~ /CONFLICT|UPDATE/ ? '23505' : $state;
+                attempt($c, $how, $sql, $one, "configuration, $app: " . $sql =~ s/.*00a11a'//r);
+            }
+        }
+    }
+    cmp_ok($k->exec("SELECT count(*) FROM public.app_installations i, LATERAL public.get_app_config(i.user_id, i.app_id) c WHERE c ->> 'password' LIKE 'kr-leak-%'"), '==', 2, 'passwords were stored');
     $c->quit;
 }
 # Without a statement: the function by its number.
