@@ -25,7 +25,7 @@ INSERT INTO ct.matrix VALUES
         '- - - -', '9 ! 0 0', '9 ! 0 0', '9 ! 0 0', '9 1 9 9', '9 1 9 9'),
     ('ai_provider_keys', '', $$(user_id, provider, secret_id, ending) VALUES ('00000000-0000-4000-9000-00000000000b', 'cohere', gen_random_uuid(), '')$$, 'ending = ''x''', 'true',
         '- - - -', '1 - - 1', '1 - - 1', '1 - - 1', '0 - - 0', '3 - - 3');
-INSERT INTO ct.functions VALUES ('infra.set_ai_provider_key(uuid,text,text)', ''), ('set_ai_provider_key(text,text)', 'authenticated'), ('remove_ai_provider_key(text)', 'authenticated'),
+INSERT INTO ct.functions VALUES ('set_ai_provider_key(text,text)', 'authenticated'), ('remove_ai_provider_key(text)', 'authenticated'),
     ('list_ai_provider_keys()', 'authenticated'), ('get_ai_provider_key(uuid,text)', 'service_role');
 SELECT ct.check_matrix();
 
@@ -72,7 +72,7 @@ SELECT is(ct.ask(who, statement), state, who || ': ' || left(statement, 70)) FRO
     ('a', $$SELECT set_ai_provider_key(repeat('x', 100000), 'sk-0123456789')$$, 'P0002'), ('a', $$SELECT set_ai_provider_key('openai', '')$$, '22023'), ('a', $$SELECT set_ai_provider_key('openai', 'short')$$, '22023'),
     ('a', $$SELECT set_ai_provider_key('openai', repeat('x', 1001))$$, '22023'), ('a', $$SELECT set_ai_provider_key('openai', 'sk-0123 456789')$$, '22023'), ('a', E'SELECT set_ai_provider_key(''openai'', E''sk-0123456789\\n'')', '22023'),
     ('a', $$SELECT set_ai_provider_key('openai', 'sk-é0123456789')$$, '22023'), ('a', $$SELECT set_ai_provider_key(1, 2)$$, '42883'), ('a', $$SELECT remove_ai_provider_key(NULL)$$, 'false'), ('a', $$SELECT remove_ai_provider_key(''' OR true --')$$, 'false'),
-    ('a', $$SELECT infra.set_ai_provider_key('00000000-0000-4000-9000-00000000000b', 'openai', 'sk-0123456789')$$, '42501'), ('anon', $$SELECT set_ai_provider_key('openai', 'sk-0123456789')$$, '42501'), ('service', $$SELECT set_ai_provider_key('openai', 'sk-0123456789')$$, '42501'),
+    ('anon', $$SELECT set_ai_provider_key('openai', 'sk-0123456789')$$, '42501'), ('service', $$SELECT set_ai_provider_key('openai', 'sk-0123456789')$$, '42501'),
     ('anon', $$SELECT list_ai_provider_keys()$$, '42501'), ('service', $$SELECT get_ai_provider_key(NULL, NULL)$$, NULL), ('service', $$SELECT get_ai_provider_key(gen_random_uuid(), 'openai')$$, NULL), ('service', $$SELECT get_ai_provider_key('00000000-0000-4000-9000-00000000000a', ''' OR true --')$$, NULL),
     ('service', $$SELECT get_ai_provider_key('x', 'openai')$$, '22P02'), ('a', $$INSERT INTO ai_provider_keys VALUES (auth.uid(), 'openai', gen_random_uuid(), '')$$, '42501')) v(who, statement, state);
 INSERT INTO ct.people VALUES ('nobody', 'authenticated', NULL), ('unknown', 'authenticated', '00000000-0000-4000-9000-000000000bad');

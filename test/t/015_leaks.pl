@@ -87,8 +87,6 @@ my %secret = (
     'kessel.set_api' => [ "kessel.set_api('one', NULL, {mark})",
         'KR007' => 'kessel.set_api({name}, NULL, {mark})',
         '22023' => "kessel.set_api('one', NULL, {mark}, kind => {taken})" ],
-    'infra.set_ai_provider_key' => [ "infra.set_ai_provider_key('5e1f0000-0000-4000-8000-00000000a11a', 'cohere', {mark})",
-        '23503' => "infra.set_ai_provider_key(pg_catalog.gen_random_uuid(), 'cohere', {mark})" ],
     'public.set_ai_provider_key' => [ "public.set_ai_provider_key('openai', {mark})",
         'P0002' => 'public.set_ai_provider_key({name}, {mark})',
         '22023' => "public.set_ai_provider_key('openai', pg_catalog.repeat({mark}, 100))" ],
@@ -246,7 +244,7 @@ foreach my $function (@functions)
             "UPDATE public.app_installations SET config = pg_catalog.to_jsonb({mark}::text) WHERE app_id = '$app'" => '22023',
             "UPDATE public.app_installations SET config = {mark}::jsonb WHERE app_id = '$app'" => '22P02',
             "UPDATE public.app_installations SET config = pg_catalog.jsonb_build_object('password', {mark}::text), app_id = NULL WHERE app_id = '$app'" => '23502',
-            "$into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) $upsert, status = 1 / 0" => '42804',
+            "$into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) $upsert, status = 1 / 0" => '22012',
             "WITH w AS ($into, '$app', pg_catalog.jsonb_build_object('password', {mark}::text) $upsert RETURNING config) SELECT 1 / (pg_catalog.random() * 0)::integer FROM w" => '22012',
             "INSERT INTO public.app_installations (user_id, app_id, config) SELECT NULL, '$app', pg_catalog.jsonb_build_object('password', {mark}::text)" => '23502',
             "$into, 'nosuch', pg_catalog.jsonb_build_object('password', {mark}::text)" => '23503');

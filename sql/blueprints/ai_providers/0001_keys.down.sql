@@ -6,7 +6,6 @@ DROP FUNCTION public.get_ai_provider_key(uuid, text);
 DROP FUNCTION public.list_ai_provider_keys();
 DROP FUNCTION public.remove_ai_provider_key(text);
 DROP FUNCTION public.set_ai_provider_key(text, text);
-DROP FUNCTION infra.set_ai_provider_key(uuid, text, text);
 DROP TABLE public.ai_provider_keys;
 DROP FUNCTION infra.ai_provider_key_gone();
 DROP TABLE public.ai_providers;

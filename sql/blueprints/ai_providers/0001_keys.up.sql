@@ -50,24 +50,25 @@ $$;
 COMMENT ON FUNCTION infra.ai_provider_key_gone() IS 'Deletes a key from the vault with its row, however that goes';
 CREATE TRIGGER gone AFTER UPDATE OR DELETE ON public.ai_provider_keys FOR EACH ROW EXECUTE FUNCTION infra.ai_provider_key_gone();
 
-CREATE FUNCTION infra.set_ai_provider_key(of_user uuid, of_provider text, new_key text) RETURNS void
+CREATE FUNCTION public.set_ai_provider_key(p_provider text, p_key text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    of_user uuid := auth.uid();
     new_id uuid;
-    last_four text := CASE WHEN char_length(new_key) >= 16 THEN right(new_key, 4) ELSE '' END;
+    last_four text := CASE WHEN char_length(p_key) >= 16 THEN right(p_key, 4) ELSE '' END;
 BEGIN
-    IF of_provider IS NULL OR new_key IS NULL THEN
+    IF p_provider IS NULL OR p_key IS NULL THEN
         RAISE EXCEPTION 'provider and key cannot be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
     IF of_user IS NULL THEN
         RAISE EXCEPTION 'there is no user to store a key for'
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'request.jwt.claims has no sub.';
     END IF;
-    IF char_length(new_key) NOT BETWEEN 8 AND 1000 OR new_key ~ '[^!-~]' THEN
+    IF char_length(p_key) NOT BETWEEN 8 AND 1000 OR p_key ~ '[^!-~]' THEN
         RAISE EXCEPTION 'invalid key of a provider'
             USING ERRCODE = 'invalid_parameter_value', DETAIL = 'A key has 8 to 1000 characters of ASCII, no blanks among them.';
     END IF;
-    IF NOT EXISTS (SELECT FROM public.ai_providers p WHERE p.id = of_provider AND p.is_enabled) THEN
+    IF NOT EXISTS (SELECT FROM public.ai_providers p WHERE p.id = p_provider AND p.is_enabled) THEN
         RAISE EXCEPTION 'there is no such provider'
             USING ERRCODE = 'no_data_found', HINT = 'SELECT id FROM public.ai_providers WHERE is_enabled lists those that there are.';
     END IF;
@@ -76,18 +77,10 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'user % does not exist', of_user USING ERRCODE = 'foreign_key_violation';
     END IF;
-    new_id := vault.create_secret(new_key, new_tags => jsonb_build_object('ai_provider', of_provider, 'user', of_user));
+    new_id := vault.create_secret(p_key, new_tags => jsonb_build_object('ai_provider', p_provider, 'user', of_user));
     PERFORM vault.grant_secret(new_id, 'service_role', 'reveal');
-    INSERT INTO public.ai_provider_keys AS k (user_id, provider, secret_id, ending) VALUES (of_user, of_provider, new_id, last_four)
+    INSERT INTO public.ai_provider_keys AS k (user_id, provider, secret_id, ending) VALUES (of_user, p_provider, new_id, last_four)
     ON CONFLICT (user_id, provider) DO UPDATE SET secret_id = excluded.secret_id, ending = excluded.ending;
-END
-$$;
-COMMENT ON FUNCTION infra.set_ai_provider_key(uuid, text, text) IS 'Stores a user''s key of a provider, in place of the one that is there';
-
-CREATE FUNCTION public.set_ai_provider_key(p_provider text, p_key text) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM infra.set_ai_provider_key(auth.uid(), p_provider, p_key);
 END
 $$;
 COMMENT ON FUNCTION public.set_ai_provider_key(text, text) IS
@@ -133,7 +126,7 @@ CREATE POLICY service ON public.ai_provider_keys TO service_role USING (true);
 REVOKE ALL ON TABLE public.ai_providers, public.ai_provider_keys FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.ai_providers TO authenticated, service_role;
 GRANT SELECT, DELETE ON public.ai_provider_keys TO authenticated, service_role;
-REVOKE ALL ON FUNCTION infra.ai_provider_key_gone(), infra.set_ai_provider_key(uuid, text, text), public.set_ai_provider_key(text, text), public.remove_ai_provider_key(text),
+REVOKE ALL ON FUNCTION infra.ai_provider_key_gone(), public.set_ai_provider_key(text, text), public.remove_ai_provider_key(text),
     public.list_ai_provider_keys(), public.get_ai_provider_key(uuid, text) FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION public.set_ai_provider_key(text, text), public.remove_ai_provider_key(text), public.list_ai_provider_keys() TO authenticated;
 GRANT EXECUTE ON FUNCTION public.get_ai_provider_key(uuid, text) TO service_role;
