@@ -442,7 +442,7 @@ BEGIN
         || CASE WHEN not_begun > 0 THEN format(', %s not begun', not_begun) ELSE '' END;
     SELECT string_agg(format('data source "%s", schema "%s"%s: %s', f.data_source, f.schema_name,
                              CASE WHEN f.error ->> 'migration' IS NOT NULL THEN concat(', ', f.error ->> 'migration', ' line ' || (f.error ->> 'line')) ELSE '' END,
-                             concat_ws(' ', f.error ->> 'sqlstate', f.error ->> 'message')), E'\n' ORDER BY f.n) INTO detail
+                             concat_ws(' ', f.error ->> 'sqlstate', f.error ->> 'message', '(' || replace(f.error ->> 'detail', E'\n', '; ') || ')')), E'\n' ORDER BY f.n) INTO detail
     FROM (SELECT * FROM kessel.migration_run_targets x WHERE x.run_id = run.run_id AND x.state IN ('failed', 'unknown') ORDER BY x.ended_at, x.n LIMIT 5) f;
     hint := format('SELECT * FROM kessel.migration_run_targets WHERE run_id = %L AND state <> ''done'' lists all. What is done is kept: mend what is wrong and CALL kessel.%s() again.', run.run_id, run.kind);
 END
