@@ -23,17 +23,10 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN '1';
 REVOKE ALL ON FUNCTION kessel._agent_version() FROM PUBLIC;
 
--- What was migrated in a data source, recorded there: the truth, which what the
--- infra database knows follows. Part of the agent; a source without an agent gets
--- it alone when it is migrated first. Run as the source's owner, in one
--- transaction; running it again changes nothing.
-CREATE FUNCTION kessel._migrations_script() RETURNS text
+-- A schema that somebody else has made could be full of traps, also for who reads.
+CREATE FUNCTION kessel._agent_owner_check() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN $script$
-SET LOCAL search_path = pg_catalog, pg_temp;
-SET LOCAL client_min_messages = warning;
-
--- A schema that somebody else has made could be full of traps.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace
@@ -45,6 +38,40 @@ BEGIN
     END IF;
 END
 $$;
+$script$;
+REVOKE ALL ON FUNCTION kessel._agent_owner_check() FROM PUBLIC;
+
+-- The owner's default privileges may have given the agent's tables to others.
+CREATE FUNCTION kessel._agent_private_tables() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN $script$
+DO $$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN
+        SELECT DISTINCT c.oid::pg_catalog.regclass AS name, a.grantee
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, pg_catalog.aclexplode(c.relacl) a
+        WHERE n.nspname = 'kessel_agent' AND c.relkind = 'r' AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', held.name,
+                                  CASE held.grantee WHEN 0 THEN 'PUBLIC' ELSE held.grantee::pg_catalog.regrole::text END);
+    END LOOP;
+END
+$$;
+$script$;
+REVOKE ALL ON FUNCTION kessel._agent_private_tables() FROM PUBLIC;
+
+-- What was migrated in a data source, recorded there: the truth, which what the
+-- infra database knows follows. Part of the agent; a source without an agent gets
+-- it alone when it is migrated first. Run as the source's owner, in one
+-- transaction; running it again changes nothing.
+CREATE FUNCTION kessel._migrations_script() RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN $script$
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+$script$ || kessel._agent_owner_check() || $script$
 CREATE SCHEMA IF NOT EXISTS kessel_agent;
 
 CREATE TABLE IF NOT EXISTS kessel_agent.migrations (
@@ -60,11 +87,10 @@ CREATE TABLE IF NOT EXISTS kessel_agent.migrations (
     applied_at      timestamptz,
     PRIMARY KEY (schema_name, blueprint, version)
 );
-REVOKE ALL ON kessel_agent.migrations FROM PUBLIC;
 COMMENT ON TABLE kessel_agent.migrations IS 'What was migrated here, by schema and blueprint';
 COMMENT ON COLUMN kessel_agent.migrations.checksum IS 'SHA-256 of the script, 64 hexadecimal digits';
 COMMENT ON COLUMN kessel_agent.migrations.state IS 'applied; applying or reverting: outside of a transaction, under way or cut off after statements_done of its statements';
-$script$;
+$script$ || kessel._agent_private_tables();
 REVOKE ALL ON FUNCTION kessel._migrations_script() FROM PUBLIC;
 
 -- Run as the source's owner, in one transaction; running it again changes
@@ -94,7 +120,6 @@ CREATE TABLE IF NOT EXISTS kessel_agent.tenants (
     epoch      bigint NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-REVOKE ALL ON kessel_agent.tenants FROM PUBLIC;
 COMMENT ON TABLE kessel_agent.tenants IS 'The fence: who is served here, and under which route epoch; any other is refused';
 
 CREATE OR REPLACE FUNCTION kessel_agent.version() RETURNS text
@@ -187,7 +212,7 @@ $$;
 REVOKE ALL ON FUNCTION kessel_agent.protect(pg_catalog.regclass, name) FROM PUBLIC;
 COMMENT ON FUNCTION kessel_agent.protect(pg_catalog.regclass, name) IS
     'Row security for a table that tenants share: enabled, forced, each row visible to the tenant in column_name alone, and that column filled in by default. A partition that the runtime role may read directly needs it too';
-$script$, '@version@', kessel._agent_version());
+$script$, '@version@', kessel._agent_version()) || kessel._agent_private_tables();
 REVOKE ALL ON FUNCTION kessel._agent_script() FROM PUBLIC;
 
 -- The fence rows of one tenant or of all, in one trip. It commits there before the caller commits here;

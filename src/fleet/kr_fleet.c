@@ -630,10 +630,12 @@ end_targets(KrFleet *fleet, KrCancel **cancels, int *ncancels, int *nunknown)
 	{
 		KrFleetTarget *target = dlist_container(KrFleetTarget, node, iter.cur);
 
+		KrCancel   *cancel = kr_fleet_release(target);
+
 		*nunknown += target->commits;
-		cancels[*ncancels] = kr_fleet_release(target);
-		if (cancels[*ncancels] != NULL)
-			(*ncancels)++;
+		/* One for each connection: of those there are as many as may be, not of targets. */
+		if (cancel != NULL)
+			cancels[(*ncancels)++] = cancel;
 	}
 	dlist_init(&fleet->running);
 }

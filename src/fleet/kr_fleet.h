@@ -55,7 +55,7 @@ typedef struct KrFleetTarget KrFleetTarget;
 /* What is sent and has an answer of its own. */
 typedef enum KrFleetStepKind
 {
-	KR_FLEET_COMMAND,			/* its answer counts as a whole */
+	KR_FLEET_COMMAND,			/* its rows and its end are taken */
 	KR_FLEET_ROWS_TOLD,			/* each of its rows is told */
 	KR_FLEET_ROWS_DROPPED,		/* its rows are of no interest */
 	KR_FLEET_SYNC				/* a synchronisation point */
@@ -95,6 +95,12 @@ typedef struct KrFleetProgram
 
 	/* All that was queued is answered: queue more, or kr_fleet_finish(). */
 	void		(*proceed) (KrFleetTarget *target);
+
+	/*
+	 * target->result is a row of a command's: of any number, with any columns,
+	 * whatever was asked. NULL: none is of interest.
+	 */
+	void		(*take_row) (KrFleetTarget *target, const KrFleetStep *step);
 
 	/* target->result ends a command well. */
 	void		(*take) (KrFleetTarget *target, const KrFleetStep *step);

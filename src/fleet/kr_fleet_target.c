@@ -403,14 +403,16 @@ take_null(KrFleetTarget *target)
 static KrFleetNews
 take_row(KrFleetTarget *target, const KrFleetStep *step)
 {
-	if (target->answered || (step->kind != KR_FLEET_ROWS_TOLD && step->kind != KR_FLEET_ROWS_DROPPED))
+	if (target->answered || step->kind == KR_FLEET_SYNC)
 	{
 		break_off(target, raise_protocol);
 		return KR_FLEET_NOTHING;
 	}
 	if (PQresultMemorySize(target->result) > LARGE_ROW)
 		target->held = Max(target->held, (int64) PQresultMemorySize(target->result));
-	if (step->kind == KR_FLEET_ROWS_DROPPED)
+	if (step->kind == KR_FLEET_COMMAND && target->program->take_row != NULL)
+		target->program->take_row(target, step);
+	if (step->kind != KR_FLEET_ROWS_TOLD)
 		return KR_FLEET_NOTHING;
 	target->rows++;
 	return KR_FLEET_ROW;
@@ -469,7 +471,8 @@ can_read(KrFleetTarget *target)
 {
 	const KrFleetStep *step = kr_fleet_current_step(target);
 
-	if (!target->begun && (step->kind == KR_FLEET_ROWS_TOLD || step->kind == KR_FLEET_ROWS_DROPPED))
+	/* All of them: libpq would collect what a command is answered with, were it without end. */
+	if (!target->begun && step->kind != KR_FLEET_SYNC)
 		(void) PQsetSingleRowMode(target->pg);
 	target->begun = true;
 	return PQstatus(target->pg) == CONNECTION_BAD || !PQisBusy(target->pg);

@@ -43,6 +43,7 @@ typedef struct KrMigrateProgram
 	KrMigration *migrations;	/* all of the blueprint, by version */
 	int			nmigrations;
 	List	   *install;		/* statements that make the record, of KrScriptStatement */
+	char	   *owner_check;	/* the statement that keeps it from what others have made */
 	char	   *row_safety;		/* what tells why tenants could see each other's rows */
 	pg_uuid_t  *sources;		/* of each target */
 	char	  **schemas;
@@ -124,7 +125,8 @@ typedef struct KrMigrateWork
 	bool		ran;			/* something of a migration was sent */
 	bool		was_reset;
 	int			line;			/* of the script, in which the error is; 0: not known */
-	const char *unsafe;			/* why tenants could see each other's rows; NULL: they could not */
+	int			nunsafe;		/* reasons why tenants could see each other's rows */
+	const char *unsafe;			/* the first of them, in lines; NULL: there are none */
 } KrMigrateWork;
 
 static inline KrMigrateWork *
@@ -136,7 +138,7 @@ kr_migrate_work(const KrFleetTarget *target)
 /* ---------- kr_migrate_plan.c ---------- */
 
 /* One more line of the record, as it came. */
-extern void kr_migrate_add_record(KrMigrateWork *work, const PGresult *result, int row);
+extern void kr_migrate_add_record(KrMigrateWork *work, const PGresult *row);
 
 /*
  * What is to be done, from what was read. Raises KR014 where the record disagrees

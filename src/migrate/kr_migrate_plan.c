@@ -37,16 +37,27 @@ new_record(KrMigrateWork *work)
 	return &work->records[work->nrecords++];
 }
 
-void
-kr_migrate_add_record(KrMigrateWork *work, const PGresult *result, int row)
+/* A target can send anything; what is longer is none that is known here. */
+static char *
+short_text(const char *text)
 {
-	KrMigrateRecord *record = new_record(work);
+	return kr_remote_clean_text(pnstrdup(text, 200));
+}
 
-	record->version = atoi(PQgetvalue(result, row, 0));
-	record->name = pstrdup(PQgetvalue(result, row, 1));
-	record->checksum = pstrdup(PQgetvalue(result, row, 2));
-	record->state = state_of_text(PQgetvalue(result, row, 3));
-	record->statements_done = atoi(PQgetvalue(result, row, 4));
+void
+kr_migrate_add_record(KrMigrateWork *work, const PGresult *row)
+{
+	KrMigrateRecord *record;
+
+	/* One more than there are migrations is enough to tell that they disagree. */
+	if (work->nrecords > work->program->nmigrations)
+		return;
+	record = new_record(work);
+	record->version = atoi(PQgetvalue(row, 0, 0));
+	record->name = short_text(PQgetvalue(row, 0, 1));
+	record->checksum = short_text(PQgetvalue(row, 0, 2));
+	record->state = state_of_text(PQgetvalue(row, 0, 3));
+	record->statements_done = Max(0, atoi(PQgetvalue(row, 0, 4)));
 }
 
 static const char *
@@ -172,7 +183,13 @@ check_records(const KrFleetTarget *target)
 					 errdetail("There it is \"%s\" with the checksum %s, here \"%s\" with %s.",
 							   record->name, record->checksum, known->name, known->checksum),
 					 errhint("Load the blueprint as it was when that was migrated, or mend the target and its record kessel_agent.migrations.")));
-		if (i >= program->nmigrations || program->migrations[i].version != record->version)
+		if (i > 0 && record->version <= work->records[i - 1].version)
+			ereport(ERROR,
+					(errcode(KR_ERR_MIGRATION_UNKNOWN),
+					 errmsg("%s has migration %d of blueprint \"%s\" twice, or not in its place",
+							place_of(target), record->version, program->blueprint),
+					 errhint("Mend the target's record kessel_agent.migrations.")));
+		if (program->migrations[i].version != record->version)
 			ereport(ERROR,
 					(errcode(KR_ERR_MIGRATION_UNKNOWN),
 					 errmsg("%s has migration %d of blueprint \"%s\", but not %d, which comes before it",

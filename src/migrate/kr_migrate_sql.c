@@ -209,8 +209,9 @@ read_own_scripts(KrMigrateProgram *program)
 {
 	static SPIPlanPtr plan = NULL;
 
-	kr_spi_read(&plan, "SELECT kessel._migrations_script(), kessel._row_safety_query()", 0, NULL, NULL);
+	kr_spi_read(&plan, "SELECT kessel._migrations_script(), kessel._row_safety_query(), kessel._agent_owner_check()", 0, NULL, NULL);
 	program->row_safety = kr_spi_text(0, 2, program->cxt);
+	program->owner_check = kr_spi_text(0, 3, program->cxt);
 	return kr_spi_text(0, 1, program->cxt);
 }
 

@@ -388,16 +388,11 @@ static void
 take_safety(KrFleetTarget *target)
 {
 	KrMigrateWork *work = kr_migrate_work(target);
-	StringInfoData reasons;
+	const char *reason = PQnfields(target->result) == 1 ?
+		kr_remote_clean_text(PQgetvalue(target->result, 0, 0)) : "It has answered something else than was asked.";
 
-	if (PQntuples(target->result) == 0)
-		return;
-	initStringInfo(&reasons);
-	for (int i = 0; i < PQntuples(target->result) && i < 20; i++)
-		appendStringInfo(&reasons, "%s%s", i > 0 ? "\n" : "",
-						 kr_remote_clean_text(PQgetvalue(target->result, i, 0)));
-	work->unsafe = reasons.data;
-	kr_fleet_fail_with(target, raise_unsafe);
+	if (work->nunsafe++ < 20)
+		work->unsafe = work->unsafe ? psprintf("%s\n%s", work->unsafe, reason) : reason;
 }
 
 /*
@@ -515,26 +510,20 @@ begin(KrFleetTarget *target)
 	work->trip = KR_TRIP_READ;
 	work->attempts += work->rests;
 	work->rests = false;
+	work->unsafe = NULL;
+	work->nunsafe = 0;
 	work->nrecords = work->ntasks = work->pending = work->line = 0;
 	work->has_schema = work->lacks_table = work->in_transaction = work->was_reset = work->ran = false;
 	if (!target->was_spare && !target->source->transaction_pooler && !target->heard)
 		kr_fleet_queue_settings(target, false);
 	command(target, TAG_SCHEMA, "SELECT pg_catalog.to_regnamespace($1) IS NOT NULL", 1, &schema);
+	command(target, TAG_OTHER, work->program->owner_check, 0, NULL);
 	command(target, TAG_RECORD,
 			"SELECT version, name, checksum, state, statements_done FROM kessel_agent.migrations "
 			"WHERE schema_name OPERATOR(pg_catalog.=) $1::pg_catalog.name AND blueprint OPERATOR(pg_catalog.=) $2::pg_catalog.text "
 			"ORDER BY version",
 			2, values);
 	kr_fleet_queue_sync(target);
-}
-
-static void
-take_records(KrMigrateWork *work, const PGresult *result)
-{
-	if (PQnfields(result) != 5)
-		return;
-	for (int i = 0; i < PQntuples(result); i++)
-		kr_migrate_add_record(work, result, i);
 }
 
 /* The record's table is made in a transaction of its own, by one at a time. */
@@ -718,12 +707,12 @@ send_alone_look(KrFleetTarget *target)
 static void
 take_index(KrMigrateWork *work, const PGresult *result)
 {
-	if (PQntuples(result) != 1 || PQnfields(result) != 2)
+	if (PQnfields(result) != 2)
 		return;
 	if (PQgetvalue(result, 0, 0)[0] == 't')
 		work->index_is_there = true;
 	else
-		work->index = pstrdup(PQgetvalue(result, 0, 1));
+		work->index = pnstrdup(PQgetvalue(result, 0, 1), 4 * NAMEDATALEN + 10);
 }
 
 static void
@@ -892,23 +881,40 @@ end_segment(KrFleetTarget *target)
 }
 
 static void
-take(KrFleetTarget *target, const KrFleetStep *step)
+take_row(KrFleetTarget *target, const KrFleetStep *step)
 {
 	KrMigrateWork *work = kr_migrate_work(target);
 
 	switch (step->tag)
 	{
 		case TAG_SCHEMA:
-			work->has_schema = PQntuples(target->result) == 1 && PQgetvalue(target->result, 0, 0)[0] == 't';
+			work->has_schema = PQnfields(target->result) == 1 && PQgetvalue(target->result, 0, 0)[0] == 't';
 			break;
 		case TAG_RECORD:
-			take_records(work, target->result);
+			if (PQnfields(target->result) == 5)
+				kr_migrate_add_record(work, target->result);
 			break;
 		case TAG_INDEX:
 			take_index(work, target->result);
 			break;
 		case TAG_SAFETY:
 			take_safety(target);
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+take(KrFleetTarget *target, const KrFleetStep *step)
+{
+	KrMigrateWork *work = kr_migrate_work(target);
+
+	switch (step->tag)
+	{
+		case TAG_SAFETY:
+			if (work->unsafe != NULL)
+				kr_fleet_fail_with(target, raise_unsafe);
 			break;
 		case TAG_COMMIT:
 			target->commits = false;
@@ -951,6 +957,7 @@ kr_migrate_make_program(KrMigrateProgram *program)
 	program->base.raise_resolve = raise_resolve;
 	program->base.begin = begin;
 	program->base.proceed = proceed;
+	program->base.take_row = take_row;
 	program->base.take = take;
 	program->base.excuse = excuse;
 	program->base.raise_result = raise_result;

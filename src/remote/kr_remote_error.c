@@ -17,10 +17,26 @@
 #include "kr_remote_internal.h"
 #include "kr_session.h"
 
+/* Whoever sends more than that means no reader. */
+#define MAX_TEXT (64 * 1024)
+
+/* No more of it than that, and of a long one no part of a character. */
+static char *
+start_of(const char *text)
+{
+	size_t		len = strnlen(text, MAX_TEXT);
+
+	if (text[len] == '\0')
+		return pchomp(text);
+	while (len > MAX_TEXT - 8 && IS_HIGHBIT_SET(text[len - 1]))
+		len--;
+	return psprintf("%.*s...", (int) len, text);
+}
+
 char *
 kr_remote_clean_text(const char *text)
 {
-	char	   *result = pchomp(text);
+	char	   *result = start_of(text);
 
 	if (!pg_verifymbstr(result, strlen(result), true))
 	{
