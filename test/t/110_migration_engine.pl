@@ -423,7 +423,7 @@ $k->exec("SELECT kessel.alter_data_source('proxied', '$proxied')");
 my $steps = 0;
 foreach my $how (qw(lose deafen))
 {
-    foreach my $at ('DO ', 'INSERT INTO kessel_agent', 'CREATE INDEX CONCURRENTLY', 'DROP TABLE IF EXISTS', 'DISCARD ALL')
+    foreach my $at ('pg_try_advisory', 'INSERT INTO kessel_agent', 'CREATE INDEX CONCURRENTLY', 'DROP TABLE IF EXISTS', 'DISCARD ALL')
     {
         $s->run('SELECT kessel.disconnect()');
         drive(['one/public'], 1, direction => 'down');
