@@ -45,6 +45,19 @@ kr_create_wait_event_set(int nevents)
 #endif
 }
 
+/* What a query needs is apart from its range table since 16 */
+#if PG_VERSION_NUM >= 160000
+#define KR_CHECK_PERMS_PARAMETERS List *range_table, List *permissions, bool ereport_on_violation
+#define KR_CHECK_PERMS_ARGUMENTS range_table, permissions, ereport_on_violation
+#define KR_CHECK_PERMS_LIST permissions
+typedef RTEPermissionInfo KrPermissionInfo;
+#else
+#define KR_CHECK_PERMS_PARAMETERS List *range_table, bool ereport_on_violation
+#define KR_CHECK_PERMS_ARGUMENTS range_table, ereport_on_violation
+#define KR_CHECK_PERMS_LIST range_table
+typedef RangeTblEntry KrPermissionInfo;
+#endif
+
 /* aclchk.c has one function for all kinds of objects since 16 */
 static inline bool
 kr_may_execute(Oid function, Oid role)

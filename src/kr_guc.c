@@ -29,6 +29,7 @@ int			kr_guc_audit_buffer_size = 8192;
 int			kr_guc_connect_timeout = 5;
 int			kr_guc_connection_idle_timeout = 600;
 bool		kr_guc_cross_tenant_writes = false;
+bool		kr_guc_require_permissions = false;
 int			kr_guc_fleet_connections_per_host = 16;
 int			kr_guc_max_idle_connections = 32;
 char	   *kr_guc_root_key_command = NULL;
@@ -152,6 +153,17 @@ kr_guc_init(void)
 							NULL,
 							NULL,
 							NULL);
+
+	DefineCustomBoolVariable("kessel.require_permissions",
+							 "Lets public.role_permissions decide which router tables a user may read or write.",
+							 "On top of the privileges of the session's role.",
+							 &kr_guc_require_permissions,
+							 false,
+							 PGC_SUSET,
+							 0,
+							 NULL,
+							 NULL,
+							 NULL);
 
 	DefineCustomStringVariable("kessel.root_key_command",
 							   "Sets the shell command that prints the vault's root keys.",

@@ -13,6 +13,7 @@ extern int	kr_guc_connection_idle_timeout; /* seconds; 0: off */
 extern bool kr_guc_cross_tenant_writes;
 extern int	kr_guc_fleet_connections_per_host;
 extern int	kr_guc_max_idle_connections;
+extern bool kr_guc_require_permissions;
 extern char *kr_guc_root_key_command;
 extern char *kr_guc_root_key_environment;
 extern char *kr_guc_root_key_file;

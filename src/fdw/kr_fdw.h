@@ -103,6 +103,13 @@ extern bool kr_fdw_is_connection_option(const char *name);
 
 extern void kr_fdw_server_init(void);
 
+/* ---------- kr_fdw_permission.c ---------- */
+
+/* Raises where the user of the claims may not write the table; see there. */
+extern void kr_permission_to_write(Oid relid);
+
+extern void kr_permission_init(void);
+
 /* ---------- kr_fdw_ship.c ---------- */
 
 /*

@@ -301,6 +301,8 @@ kr_begin_insert(ModifyTableState *mtstate, ResultRelInfo *relinfo)
 	char	   *tail;
 	KrInsertText insert = {0};
 
+	kr_permission_to_write(RelationGetRelid(rel));
+
 	/* The update that is yet to come would change the row that was moved, too. */
 	if (relinfo->ri_FdwState != NULL || relinfo->ri_usesFdwDirectModify)
 		ereport(ERROR,

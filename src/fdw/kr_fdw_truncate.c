@@ -96,6 +96,7 @@ kr_exec_truncate(List *rels, DropBehavior behavior, bool restart_seqs)
 		Relation	rel = lfirst(cell);
 
 		check_truncatable(rel);
+		kr_permission_to_write(RelationGetRelid(rel));
 		relids = lappend_oid(relids, RelationGetRelid(rel));
 		appendStringInfoString(&sql, foreach_current_index(cell) > 0 ? ", " : "");
 		kr_fdw_append_table_name(&sql, rel);

@@ -56,6 +56,16 @@ END
 $$;
 COMMENT ON FUNCTION infra.has_permission(text) IS 'What kessel.has_permission() asks: superusers may use every module; for others goes module_role_access of their role, else admin_access or user_access; without a user nouser_access';
 
+CREATE FUNCTION infra.has_table_permission(table_name text, command text) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    of_command text := table_name || ':' || command;
+BEGIN
+    RETURN infra.has_permission(CASE WHEN EXISTS (SELECT FROM public.role_permissions m WHERE m.module_id = of_command) THEN of_command ELSE table_name END);
+END
+$$;
+COMMENT ON FUNCTION infra.has_table_permission(text, text) IS 'What the router asks with kessel.require_permissions: the module TABLE:read or TABLE:write decides, or where it is not there the module TABLE';
+
 ALTER TABLE public.role_permissions ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody_reads ON public.role_permissions FOR SELECT TO anon, authenticated USING (true);
 CREATE POLICY admin_inserts ON public.role_permissions FOR INSERT TO authenticated WITH CHECK ((SELECT infra.is_admin()));
@@ -73,5 +83,5 @@ CREATE POLICY service ON public.module_role_access TO service_role USING (true);
 REVOKE ALL ON TABLE public.role_permissions, public.module_role_access FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT ON public.role_permissions TO anon;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.role_permissions, public.module_role_access TO authenticated, service_role;
-REVOKE ALL ON FUNCTION infra.has_permission(text) FROM PUBLIC, anon, authenticated, service_role;
+REVOKE ALL ON FUNCTION infra.has_permission(text), infra.has_table_permission(text, text) FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.has_permission(text) TO anon, authenticated, service_role, kessel_user, kessel_service, kessel_admin;
