@@ -10,7 +10,7 @@ OBJS         = $(SRCS:.c=.o)
 KR_HEADERS   = $(sort $(wildcard src/*.h src/*/*.h))
 SQL_MODULES  = $(sort $(wildcard sql/modules/*.sql))
 # Built in, each after those that it requires.
-BLUEPRINTS   = core storage apps ai_providers enterprise
+BLUEPRINTS   = core storage apps ai_providers enterprise monitoring
 BLUEPRINT_DIRS = $(addprefix sql/blueprints/,$(BLUEPRINTS))
 SCRIPTS      = bin/kessel-load-blueprint
 DATA_built   = sql/$(EXTENSION)--$(EXTVERSION).sql
