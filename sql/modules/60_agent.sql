@@ -26,8 +26,7 @@ REVOKE ALL ON FUNCTION kessel._agent_version() FROM PUBLIC;
 -- A schema that somebody else has made could be full of traps, also for who reads.
 CREATE FUNCTION kessel._agent_owner_check() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-RETURN $script$
-DO $$
+RETURN $script$DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_catalog.pg_namespace
                WHERE nspname = 'kessel_agent'

@@ -29,6 +29,7 @@
 #include "kr_fleet.h"
 #include "kr_fleet_rows.h"
 #include "kr_script.h"
+#include "kr_spi.h"
 
 PG_FUNCTION_INFO_V1(kr_drift_read);
 PG_FUNCTION_INFO_V1(kr_script_names_schema);
@@ -54,6 +55,7 @@ typedef struct DriftProgram
 	KrFleetProgram base;
 	pg_uuid_t  *sources;
 	List	  **scripts;		/* of each target: of statements */
+	const char *owner_check;	/* keeps it from what others have made */
 	const char *query;
 	const char ***params;		/* of each target */
 	int			nparams;
@@ -131,6 +133,7 @@ begin(KrFleetTarget *target)
 		  "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE");
 	if (target->source->transaction_pooler)
 		kr_fleet_queue_settings(target, true);
+	frame(target, program->owner_check);
 	foreach(cell, script)
 		kr_fleet_queue(target, KR_FLEET_ROWS_DROPPED, ++n, lfirst(cell), 0, NULL);
 	frame(target, QUERY_SETTINGS);
@@ -206,6 +209,21 @@ script_of(Jsonb *all, int index)
 	return statements;
 }
 
+static const char *
+read_owner_check(void)
+{
+	static SPIPlanPtr plan = NULL;
+	MemoryContext cxt = CurrentMemoryContext;
+	char	   *check;
+	KrSpi		spi;
+
+	kr_spi_begin(&spi);
+	kr_spi_read(&plan, "SELECT kessel._agent_owner_check()", 0, NULL, NULL);
+	check = kr_spi_text(0, 1, cxt);
+	kr_spi_end(&spi);
+	return check;
+}
+
 /* In the fleet's memory. */
 static DriftProgram *
 make_program(FunctionCallInfo fcinfo)
@@ -228,6 +246,7 @@ make_program(FunctionCallInfo fcinfo)
 	};
 	program->sources = uuids_of(PG_GETARG_ARRAYTYPE_P(0), &program->base.ntargets);
 	program->query = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	program->owner_check = read_owner_check();
 	values = texts_of(PG_GETARG_ARRAYTYPE_P(3), &nvalues);
 	program->nparams = program->base.ntargets > 0 ? nvalues / program->base.ntargets : 0;
 	program->params = palloc(sizeof(char **) * Max(program->base.ntargets, 1));

@@ -252,6 +252,11 @@ kr_migration_begin(PG_FUNCTION_ARGS)
 	MemoryContext before;
 
 	PreventCommandIfReadOnly("kessel._migration_begin()");
+	/* A process in the background may have none. */
+	if (PortalContext == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("migrations cannot be begun outside of a statement")));
 	if (current != NULL && kr_fleet_open(current) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

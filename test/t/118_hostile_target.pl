@@ -203,6 +203,7 @@ $k->exec("UPDATE app.data_sources SET status = 'disabled' WHERE name <> 'trap'")
 $k->run($migrate);
 is(trapped(), 'failed|42501', 'a record that somebody else has made is refused');
 is($k->data_exec($trap, 'SELECT count(*) FROM public.caught'), '0', '... and not read');
+is($k->exec("SELECT error ->> 'sqlstate' FROM kessel.drift('b') WHERE data_source = 'trap'"), '42501', '... nor does a comparison of schemas read it');
 
 # What the owner makes is given to others there, by default; not its record.
 $k->data_exec($trap, <<"SQL");
