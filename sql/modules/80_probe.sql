@@ -92,7 +92,9 @@ BEGIN
                    has_schema_privilege(n.oid, 'USAGE') AND EXISTS (
                        SELECT FROM pg_catalog.pg_proc p
                        WHERE p.pronamespace = n.oid AND p.proname = 'enter' AND has_function_privilege(p.oid, 'EXECUTE'))
-            FROM pg_catalog.pg_namespace n WHERE n.nspname = 'kessel_agent'$query$) r;
+            FROM pg_catalog.pg_namespace n
+            -- What a migration makes there alone, its record, is not the agent.
+            WHERE n.nspname = 'kessel_agent' AND EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace = n.oid)$query$) r;
         found_version := pg_catalog.substring(found_version, ' agent ([^:]+):');
         detail := CASE
             WHEN ok IS NULL AND source.agent_version IS NOT NULL THEN 'gone from there'

@@ -423,6 +423,7 @@ DECLARE
     run kessel.migration_runs := kessel._run_mine(run_id);
     numbers record := kessel._run_numbers(run);
     not_begun bigint;
+    not_tried bigint;
     what text := CASE WHEN run.dry_run THEN 'dry run of ' ELSE '' END || format('blueprint "%s" %s version %s', run.blueprint, CASE run.kind WHEN 'migrate' THEN 'to' ELSE 'back to' END, run.to_version);
 BEGIN
     not_begun := (SELECT count(*) FROM kessel.migration_run_targets x WHERE x.run_id = run.run_id AND x.state = 'skipped' AND x.note ~ '^Not begun');
@@ -431,6 +432,17 @@ BEGIN
     UPDATE kessel.migration_runs r
     SET state = _run_end.state, ended_at = clock_timestamp(), updated_at = clock_timestamp(), working_on = NULL WHERE r.run_id = run.run_id
     RETURNING * INTO run;
+    IF run.dry_run THEN
+        UPDATE kessel.migration_run_targets x
+        SET note = format('Tried to version %s only: what comes next runs outside of a transaction, or after that.', x.version)
+        WHERE x.run_id = run.run_id AND x.state = 'done' AND x.version <> run.to_version
+          AND CASE run.kind WHEN 'migrate' THEN x.version < run.to_version ELSE x.version > run.to_version END;
+        GET DIAGNOSTICS not_tried = ROW_COUNT;
+        IF not_tried > 0 THEN
+            RAISE WARNING '% of the targets were not tried to version %', not_tried, run.to_version
+                USING DETAIL = 'A migration that runs outside of a transaction cannot be tried, nor what comes after it.';
+        END IF;
+    END IF;
     IF state = 'done' THEN
         message := format('%s: %s of %s targets done%s in %s s, run %s', what, numbers.done, numbers.total,
                           CASE WHEN numbers.skipped > 0 THEN format(', %s left out,', numbers.skipped) ELSE '' END,
@@ -444,6 +456,9 @@ BEGIN
                              CASE WHEN f.error ->> 'migration' IS NOT NULL THEN concat(', ', f.error ->> 'migration', ' line ' || (f.error ->> 'line')) ELSE '' END,
                              concat_ws(' ', f.error ->> 'sqlstate', f.error ->> 'message', '(' || replace(f.error ->> 'detail', E'\n', '; ') || ')')), E'\n' ORDER BY f.n) INTO detail
     FROM (SELECT * FROM kessel.migration_run_targets x WHERE x.run_id = run.run_id AND x.state IN ('failed', 'unknown') ORDER BY x.ended_at, x.n LIMIT 5) f;
+    IF numbers.failed + numbers.unknown > 5 THEN
+        detail := detail || format(E'\n... and %s more', numbers.failed + numbers.unknown - 5);
+    END IF;
     hint := format('SELECT * FROM kessel.migration_run_targets WHERE run_id = %L AND state <> ''done'' lists all. What is done is kept: mend what is wrong and CALL kessel.%s() again.', run.run_id, run.kind);
 END
 $$;

@@ -283,13 +283,23 @@ BEGIN
 END
 $$;
 
--- A place to which the blueprint was never applied is not one that has drifted.
+-- A place to which the blueprint was never applied is not one that has drifted; and
+-- where its record is gone, all that the blueprint has made would be unexpected.
 CREATE FUNCTION kessel._drift_unapplied(target kessel._drift_target, migrations jsonb, blueprint text) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-RETURN CASE WHEN EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(migrations) e WHERE e ->> 0 = blueprint)
-              OR EXISTS (SELECT FROM kessel.migration_targets m WHERE m.data_source_id = (target).data_source_id AND m.schema_name = (target).schema_name AND m.blueprint = _drift_unapplied.blueprint)
-            THEN NULL
-            ELSE kessel._error_json('55000', pg_catalog.format('blueprint "%s" was never applied there', blueprint), NULL, pg_catalog.format('CALL kessel.migrate(%L) applies it.', blueprint)) END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known kessel.migration_targets;
+BEGIN
+    SELECT * INTO known FROM kessel.migration_targets m
+    WHERE m.data_source_id = target.data_source_id AND m.schema_name = target.schema_name AND m.blueprint = _drift_unapplied.blueprint;
+    RETURN CASE
+        WHEN EXISTS (SELECT FROM jsonb_array_elements(migrations) e WHERE e ->> 0 = blueprint) OR known.version = 0 THEN NULL
+        WHEN known.version > 0 THEN
+            kessel._error_json('KR014', format('the record of blueprint "%s" is not there any more', blueprint), format('Here it is known to have version %s.', known.version),
+                               format('If it has, SELECT * FROM kessel.baseline(%L, %s, ...) records it again.', blueprint, known.version))
+        ELSE kessel._error_json('55000', format('blueprint "%s" was never applied there', blueprint), NULL, format('CALL kessel.migrate(%L) applies it.', blueprint)) END;
+END
+$$;
 REVOKE ALL ON FUNCTION kessel._drift_keys(kessel._drift_target[], text), kessel._drift_unapplied(kessel._drift_target, jsonb, text) FROM PUBLIC;
 
 -- Build the references that are missing. Where that fails on one target, another one

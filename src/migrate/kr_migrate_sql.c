@@ -299,16 +299,35 @@ news_name(const KrFleetEvent *event)
 	}
 }
 
+/* Another role, or another password, would help. */
+static bool
+is_of_role(const ErrorData *error)
+{
+	return (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE && error->hint == NULL) ||
+		error->sqlerrcode == ERRCODE_INVALID_PASSWORD ||
+		error->sqlerrcode == ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+}
+
+static char *
+role_hint(const KrSource *source)
+{
+	return psprintf("It is done as role \"%s\". SELECT kessel.set_credential(%s, ..., purpose => 'owner') names another, or sets the password.",
+					source->username ? source->username : "", quote_literal_cstr(source->name));
+}
+
 /* {... "migration": "0003_x", "statement": 2, "line": 7} */
 static Datum
 error_of(const KrFleetEvent *event)
 {
+	ErrorData	told = *event->error;
 	const KrMigration *migration;
 	StringInfoData more;
 	int			statement;
 	int			line;
 
 	initStringInfo(&more);
+	if (is_of_role(&told) && event->target->source != NULL)
+		told.hint = role_hint(event->target->source);
 	if (kr_migrate_place(event->target, &migration, &statement, &line))
 	{
 		appendStringInfoString(&more, ", \"migration\": ");
@@ -316,7 +335,7 @@ error_of(const KrFleetEvent *event)
 		if (statement > 0)
 			appendStringInfo(&more, ", \"statement\": %d, \"line\": %d", statement, line);
 	}
-	return kr_fleet_error_to_jsonb(event->error, more.data);
+	return kr_fleet_error_to_jsonb(&told, more.data);
 }
 
 static void
