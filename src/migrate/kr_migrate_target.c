@@ -623,6 +623,22 @@ send_reset(KrFleetTarget *target)
 	kr_fleet_queue_settings(target, false);
 }
 
+/*
+ * Behind a pooler the session is somebody else's after the commit. What a script may
+ * have left in it goes while it is still ours.
+ */
+static void
+queue_leave(KrFleetTarget *target)
+{
+	static const char *const leave[] = {
+		"RESET SESSION AUTHORIZATION", "RESET ALL", "UNLISTEN *", "CLOSE ALL", "DISCARD TEMP",
+		"SELECT pg_catalog.pg_advisory_unlock_all()"
+	};
+
+	for (int i = 0; i < lengthof(leave); i++)
+		command(target, TAG_OTHER, leave[i], 0, NULL);
+}
+
 static void
 send_commit(KrFleetTarget *target)
 {
@@ -635,6 +651,8 @@ send_commit(KrFleetTarget *target)
 		return;
 	}
 	work->trip = KR_TRIP_COMMIT;
+	if (target->source->transaction_pooler)
+		queue_leave(target);
 	/* What waits for the commit is to be found out, too. */
 	if (dry_run)
 	{

@@ -60,4 +60,9 @@ $k->run("CALL kessel.migrate('billing', tenants => '{solo-a}')");
 like($k->exec("SELECT t.error ->> 'sqlstate', t.error ->> 'hint' FROM kessel.migration_run_targets t JOIN kessel.migration_runs USING (run_id) ORDER BY started_at DESC LIMIT 1"),
     qr/^42501\|It is done as role "$k->{solo}{runtime}"\. SELECT kessel\.set_credential\('solo_a', \.\.\., purpose => 'owner'\)/, 'who lacks the privilege is told');
 
+# Behind a pooler the session is somebody else's afterwards: nothing is left in it.
+$k->exec("SELECT kessel.alter_data_source('shared', options => '{\"pooler\": \"transaction\"}'); SELECT kessel.add_blueprint('residue')");
+$k->exec("SELECT kessel.add_migration('residue', '0001_all', 'SET work_mem = ''1MB''; LISTEN x; SELECT pg_advisory_lock(7); CREATE TEMP TABLE t (x int); DECLARE c CURSOR WITH HOLD FOR SELECT 1', 'SELECT 1')");
+is($k->run("CALL kessel.migrate('residue', tenants => '{row-a}')")->{state}, '', 'a migration behind a pooler cleans up') or diag($k->exec("SELECT error FROM kessel.migration_run_targets WHERE error IS NOT NULL"));
+
 done_testing();
