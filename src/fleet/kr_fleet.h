@@ -224,7 +224,7 @@ typedef struct KrFleetHost
 	int			active;			/* targets at work there */
 	bool		looked_up;		/* its name has an address */
 	ErrorData  *unknown;		/* its name has none */
-	bool		answers;		/* it has let somebody in */
+	bool		answers;		/* it has let somebody in, or refused to */
 	int			silences;		/* attempts to connect, the last ones, that had no answer in time */
 	const KrFleetTarget *prober;	/* who tries whether it answers again; NULL: nobody */
 	TimestampTz probe;			/* not before */

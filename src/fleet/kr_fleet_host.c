@@ -3,7 +3,7 @@
  *	  The hosts that a fleet's targets are on: how many connections each may have,
  *	  who waits for one, and whether it answers at all.
  *
- * A host that has let nobody in gets MAX_SILENCES connections, however many there
+ * A host that has not answered yet gets MAX_SILENCES connections, however many there
  * are to be: so one that is dead takes up little of what others could use. When as
  * many attempts one after the other have had no answer, it is silent: its targets
  * fail at once, with an error that says so, but for one that now and then tries
@@ -115,8 +115,13 @@ kr_fleet_host_leave(KrFleetHost *host, const KrFleetTarget *target)
 		host->silences++;
 		host->probe = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PROBE_MS);
 	}
-	else if (target->heard || host->prober == target)
-		host->silences = 0;
+	else
+	{
+		/* A refusal is an answer. */
+		host->answers = true;
+		if (target->heard || host->prober == target)
+			host->silences = 0;
+	}
 	if (host->prober == target)
 		host->prober = NULL;
 }
