@@ -28,10 +28,11 @@ REVOKE ALL ON FUNCTION kessel.use_tenant(text, boolean), kessel.current_tenant()
 GRANT EXECUTE ON FUNCTION kessel.use_tenant(text, boolean), kessel.current_tenant(), kessel.current_tenant_id(),
     kessel.current_user_id() TO kessel_user, kessel_service, kessel_admin;
 
--- A user sees the tenants that he or she is a member of.
+-- A user sees the tenants that he or she is a member of. An array, because IN (SELECT)
+-- in a policy would have all tenants read and looked up.
 CREATE POLICY member_reads ON app.user_tenants FOR SELECT TO kessel_user
     USING (user_id = (SELECT kessel.current_user_id()));
 CREATE POLICY member_reads ON app.tenants FOR SELECT TO kessel_user
-    USING (id IN (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT kessel.current_user_id()) AND m.is_active));
+    USING (id = ANY (ARRAY(SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT kessel.current_user_id()) AND m.is_active)));
 GRANT SELECT ON app.user_tenants TO kessel_user;
 GRANT SELECT (id, slug, name, status, created_at, updated_at) ON app.tenants TO kessel_user;

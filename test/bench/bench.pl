@@ -1,9 +1,10 @@
 # Run by make bench: a router table beside a postgres_fdw table and a direct
 # connection to the data source, without and with 5 ms of network between the
 # servers; memory of long scans; the cost of a tenant switch; ten tenants beside
-# 100,000; the vault beside libsodium in a C loop and beside pgcrypto; a query of
-# 200 tenant databases beside a loop of psql and 200 postgres_fdw tables; a
-# migration of them beside a loop of psql.
+# 100,000; the vault beside libsodium in a C loop and beside pgcrypto; the infra
+# database's tables with and without row security; a query of 200 tenant databases
+# beside a loop of psql and 200 postgres_fdw tables; a migration of them beside a
+# loop of psql.
 #
 # All ways of one question are measured in the same run, in short alternating
 # rounds; what is printed is the best round of each, which is the one least
@@ -16,12 +17,13 @@
 # KesselProxy, for the direct connection too; the app is near the infra server.
 #
 #   KR_BENCH_ROUNDS   default 3      KR_BENCH_SECONDS  of one round, default 1
-#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault', '^fleet', '^migrate'
+#   KR_BENCH_ONLY     pattern of the questions to measure: '^point read$', '5 ms', 'memory', '^vault', '^infra', '^fleet', '^migrate'
 use strict;
 use warnings;
 
 use lib 'test/lib';
 use IPC::Run ();
+use KesselInfra;
 use KesselProxy;
 use KesselTest;
 use List::Util qw(min sum);
@@ -115,7 +117,8 @@ sub script
     return $file;
 }
 
-# Microseconds of one transaction, the first one of each client apart.
+# Microseconds of one transaction, the first one of each client apart: the mean of
+# a round, or, of so many {times}, the median.
 sub measure
 {
     my ($way) = @_;
@@ -125,7 +128,7 @@ sub measure
     local $ENV{PGOPTIONS} = $way->{options} || '';
 
     # postgres_fdw reads in REPEATABLE READ: rarely, two clients hit the same row.
-    IPC::Run::run([ 'pgbench', '-n', '-c', $clients, '-j', $clients > 1 ? 2 : 1, '-T', $seconds, '-M', $way->{mode} || 'prepared', '--max-tries=10',
+    IPC::Run::run([ 'pgbench', '-n', '-c', $clients, '-j', $clients > 1 ? 2 : 1, ($way->{times} ? ('-t', $way->{times}) : ('-T', $seconds)), '-M', $way->{mode} || 'prepared', '--max-tries=10',
             '-l', "--log-prefix=$log", (map { ('-f', $_) } @{ $way->{scripts} }), $way->{url} || infra_url() ], '>', \$out, '2>', \$err)
       or die "pgbench: $err\n";
     $out =~ /failed transactions: ([1-9]\d*)/ and die "pgbench: $1 failed transactions\n$err\n";
@@ -140,6 +143,7 @@ sub measure
         }
         unlink $file;
     }
+    return (sort { $a <=> $b } @times)[ @times / 2 ] if $way->{times};
     return sum(@times) / @times / $clients if @times >= 10 * $clients;
     # So slow that connecting does not count, but when each client ends does.
     $out =~ /tps = ([\d.]+) / or die "pgbench printed no tps:\n$out\n";
@@ -198,7 +202,7 @@ sub failed
 sub wanted { my ($title) = @_; return $title =~ /$only/ }
 
 # compare(TITLE, MEASURE, GOALS, [LABEL, WAY], ...): the first is the one to be
-# measured against; the columns "plain" and "best" are for the ways of that key.
+# measured against, and says how many turns a round has; the columns "plain" and "best" are for the ways of that key.
 sub compare
 {
     my ($title, $measure, $goals, @ways) = @_;
@@ -208,7 +212,7 @@ sub compare
     my $start = time;
     line($title);
     eval {
-        foreach my $round (1 .. $rounds)
+        foreach my $round (1 .. $rounds * ($ways[0][1]{turns} || 1))
         {
             # Forwards and backwards in turn: no way is always the first.
             push @{ $us{ $_->[0] } }, $measure->($_->[1]) foreach $round % 2 ? @ways : reverse @ways;
@@ -249,7 +253,7 @@ sub verdict
     elsif ($kind eq 'speed')  { ($value, $text) = (1 / $ratio->{direct}, ">= $limit x direct"); $met = $value >= $limit }
     elsif ($kind eq 'plain')  { ($value, $text) = ($ratio->{plain}, ">= $limit x postgres_fdw"); $met = $value >= $limit }
     elsif ($kind eq 'best')   { ($value, $text) = ($ratio->{best}, ">= $limit x its best"); $met = $value >= $limit }
-    $text = ">= $limit x $than" if $than;
+    $text = ($kind eq 'direct' ? '<=' : '>=') . " $limit x $than" if $than;
     $goals{ $met ? 'met' : 'not met' }++;
     return sprintf '%s: %s (%.2f)', $text, $met ? 'met' : 'NOT MET', $value;
 }
@@ -578,6 +582,61 @@ if (grep { wanted($_) } 'vault: open by function call', 'vault: seal by function
     compare('vault: decrypted_secrets of 100,000 rows', \&measure_values, [ $goals[1] ], @loops[ 0, 1 ],
         $pgp->("SELECT count(pgp_sym_decrypt(v, 'a password')) FROM public.pgp WHERE i <= %d"),
         [ 'vault.decrypted_secrets', { key => 'router', sql => 'SELECT count(decrypted_secret) FROM (SELECT * FROM vault.decrypted_secrets LIMIT %d) s' } ]);
+}
+
+#
+# The infra database's own tables, with 100,000 users and tenants: as
+# authenticated, against a role with the same privileges that bypasses row
+# security and asks for the same rows itself. So little time differs by chance: many
+# short turns, and of each the median. (That a million users are found by an index
+# is tested: t/126_infra_plans.pl.)
+#
+sub infra_database
+{
+    return if $made{infra}++;
+    many_users($k, 'product', 100_000, 100_000);
+    my $user = $k->exec("SELECT @{[ user_number(11) ]}", db => 'product') =~ s/\s//gr;
+    $k->exec(<<"SQL", db => 'product');
+CREATE ROLE api LOGIN IN ROLE authenticated;
+ALTER ROLE api SET role = 'authenticated';
+ALTER ROLE api SET "request.jwt.claims" = '{"sub": "$user", "role": "authenticated"}';
+CREATE ROLE bypasses LOGIN BYPASSRLS IN ROLE authenticated;
+INSERT INTO public.themes (id, name, dynamic_fonts) SELECT 'theme-' || i, 'Theme ' || i, '{Inter,Roboto}' FROM generate_series(1, 20) i;
+INSERT INTO public.roles (name, display_name) SELECT 'role-' || i, 'Role ' || i FROM generate_series(1, 10) i;
+INSERT INTO public.role_permissions (module_id, module_name, user_access) SELECT 'module-' || i, 'Module ' || i, i % 2 = 0 FROM generate_series(1, 200) i;
+INSERT INTO public.module_role_access (module_id, role_id, has_access) SELECT m.module_id, r.id, true FROM public.role_permissions m, public.roles r;
+VACUUM ANALYZE public.themes, public.roles, public.role_permissions, public.module_role_access;
+SQL
+    $made{infra_user} = $user;
+    return;
+}
+
+# infra(TITLE, GOALS, SQL, what to ask for without row security)
+sub infra
+{
+    my ($title, $goals, $sql, $own) = @_;
+    return unless wanted("infra: $title");
+    infra_database();
+    (my $bare = $sql . ($own || '')) =~ s/USER:/'$made{infra_user}'/g;
+    my $as = sub { my ($role) = @_; return infra_url('product') =~ s/user=app/user=$role/r };
+    compare("infra: $title", \&measure, $goals,
+        [ 'without row security', { turns => 5, times => 1000, url => $as->('bypasses'), scripts => [ script("$bare;\n") ] } ],
+        [ 'as authenticated', { key => 'router', times => 1000, url => $as->('api'), scripts => [ script("$sql;\n") ] } ]);
+    return;
+}
+
+{
+    my @goals = ([ direct => 1.3, 'the time without' ]);
+    infra('themes, all 21', \@goals, 'SELECT id, name, description, dynamic_fonts FROM public.themes ORDER BY name');
+    infra('one theme', \@goals, "SELECT name, dynamic_fonts FROM public.themes WHERE id = 'theme-7'");
+    infra('roles, all 13', \@goals, 'SELECT id, name, display_name FROM public.roles ORDER BY name');
+    infra('permissions, all 200', \@goals, 'SELECT module_id, parent_id, admin_access, user_access, nouser_access FROM public.role_permissions');
+    infra('one permission', \@goals, "SELECT user_access FROM public.role_permissions WHERE module_id = 'module-77'");
+    infra('access of one role, 200 modules', \@goals, "SELECT module_id, has_access FROM public.module_role_access WHERE role_id = '00000000-0000-4000-8000-000000000001'");
+    infra('a user\'s own profile', [], 'SELECT * FROM public.profiles', ' WHERE id = USER:');
+    infra('a user\'s own memberships', [], 'SELECT * FROM app.user_tenants', ' WHERE user_id = USER:');
+    infra('a user\'s own tenants', [], 'SELECT id, slug, name FROM app.tenants',
+        ' WHERE id IN (SELECT tenant_id FROM app.user_tenants WHERE user_id = USER: AND is_active)');
 }
 
 #

@@ -25,13 +25,13 @@ CREATE TRIGGER touch BEFORE UPDATE ON public.tenant_themes FOR EACH ROW EXECUTE 
 
 ALTER TABLE public.tenant_themes ENABLE ROW LEVEL SECURITY;
 CREATE POLICY member_reads ON public.tenant_themes FOR SELECT TO authenticated
-    USING (tenant_id IN (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active));
+    USING (tenant_id = ANY (ARRAY(SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active)));
 CREATE POLICY manager_inserts ON public.tenant_themes FOR INSERT TO authenticated
-    WITH CHECK (tenant_id IN (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin')));
+    WITH CHECK (tenant_id = ANY (ARRAY(SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin'))));
 CREATE POLICY manager_updates ON public.tenant_themes FOR UPDATE TO authenticated
-    USING (tenant_id IN (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin')));
+    USING (tenant_id = ANY (ARRAY(SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin'))));
 CREATE POLICY manager_deletes ON public.tenant_themes FOR DELETE TO authenticated
-    USING (tenant_id IN (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin')));
+    USING (tenant_id = ANY (ARRAY(SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin'))));
 CREATE POLICY service ON public.tenant_themes TO service_role USING (true);
 REVOKE ALL ON TABLE public.tenant_themes FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT, DELETE, INSERT (tenant_id, theme), UPDATE (theme) ON public.tenant_themes TO authenticated, service_role;
