@@ -167,8 +167,8 @@ SELECT results_eq($$
     ORDER BY p.oid::regprocedure::text COLLATE "C" $$,
 $$VALUES ('infra.close_partition(regclass)', ''), ('infra.close_partitions(name)', ''), ('infra.count_activity()', ''), ('infra.count_logs()', ''), ('infra.fold_summaries()', ''), ('infra.forget_activity()', ''),
     ('infra.give_to_partman(name)', ''), ('infra.has_partman(name)', ''), ('infra.keep_by_partman(monitoring_rules)', ''), ('infra.keep_partitions(monitoring_rules)', ''),
-    ('infra.make_partition(name,timestamp with time zone,boolean)', ''), ('infra.month_table(name,timestamp with time zone)', ''), ('infra.partitions(name)', ''), ('infra.partman()', ''),
-    ('infra.slow_queries()', 'service_role pg_monitor'), ('infra.sum_metrics()', ''), ('monitoring_upkeep(text)', 'service_role')$$, 'who may call which function');
+    ('infra.lock_partitions(name,boolean)', ''), ('infra.make_partition(name,timestamp with time zone,boolean)', ''), ('infra.month_table(name,timestamp with time zone)', ''), ('infra.partitions(name)', ''), ('infra.partman()', ''),
+    ('infra.slow_queries()', 'service_role pg_monitor'), ('infra.sum_metrics()', ''), ('infra.wants_partitions(monitoring_rules)', ''), ('monitoring_upkeep(text)', 'service_role')$$, 'who may call which function');
 SELECT is_empty($$ SELECT p.oid::regprocedure FROM pg_proc p WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT oid, class FROM objects) AND p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace)
     AND (p.proconfig IS NULL OR 'search_path=pg_catalog, pg_temp' <> ALL (p.proconfig) OR obj_description(p.oid, 'pg_proc') IS NULL) $$, 'each has its search_path and a comment');
 SELECT is_empty($$ SELECT tab FROM ct.matrix WHERE obj_description(tab, 'pg_class') IS NULL $$, 'tables and views have comments');

@@ -11,6 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $k = KesselTest->new;
+my $dir = PostgreSQL::Test::Utils::tempdir();
 my $agent = 'aaaaaaaa-0000-4000-8000-00000000000a';
 my @user = map { sprintf 'bbbbbbbb-0000-4000-8000-%012d', $_ } 1 .. 9;
 
@@ -36,21 +37,29 @@ $k->exec("INSERT INTO organization_members SELECT id, u FROM organizations, unne
 
 # ---------- exactly the limit ----------
 
-# Runs a script in N psql at once, each again and again until it has done so often
-# what the script does; returns what each has printed.
+# Runs what the script makes for each of N psql, all from one moment on; returns what
+# each has printed.
 sub at_once
 {
     my ($n, $script) = @_;
     my @command = ('psql', '-XqAt', '-v', 'VERBOSITY=sqlstate', '-d', sprintf("host='%s' port=%d dbname=infra user=app", $k->node->host, $k->node->port));
     my (@out, @err, @run);
+    my $gate = $k->session;
 
+    $gate->run('SELECT pg_advisory_lock(116)');
     foreach my $i (0 .. $n - 1)
     {
-        my $in = "SET ROLE authenticated; SELECT set_config('request.jwt.claims', '{\"sub\": \"$user[$i % 9]\"}', false) \\g /dev/null\n" . $script->($i);
-        ($out[$i], $err[$i]) = ('', '');
-        push @run, IPC::Run::start(\@command, '<', \$in, '>', \$out[$i], '2>', \$err[$i], IPC::Run::timeout(180 * ($ENV{KR_SLOW} || 1)));
+        my $in = "SET ROLE authenticated; SELECT set_config('request.jwt.claims', '{\"sub\": \"$user[$i % 9]\"}', false), pg_advisory_lock_shared(116) \\g /dev/null\n" . $script->($i);
+        # Files: what goes through this process would make them take turns.
+        unlink map { "$dir/$_.$i" } qw(in out err);
+        append_to_file("$dir/in.$i", $in);
+        push @run, IPC::Run::start(\@command, '<', "$dir/in.$i", '>', "$dir/out.$i", '2>', "$dir/err.$i", IPC::Run::timeout(180 * ($ENV{KR_SLOW} || 1)));
     }
+    die 'they do not come' unless $k->node->poll_query_until('infra', "SELECT count(*) = $n FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+    $gate->quit;
     $_->finish foreach @run;
+    push @out, slurp_file("$dir/out.$_") foreach 0 .. $#run;
+    push @err, slurp_file("$dir/err.$_") foreach 0 .. $#run;
     return (\@out, \@err);
 }
 

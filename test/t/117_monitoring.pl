@@ -33,21 +33,29 @@ sub waits
     return $node->poll_query_until('infra', 'SELECT wait_event_type = $$Lock$$ FROM pg_stat_activity WHERE pid = ' . $s->pid);
 }
 
-# Scripts in as many psql at once. Returns what they have said, but for locks that an
+# Scripts in as many psql, all from one moment on. Returns what they have said, but for locks that an
 # upkeep did not get.
 sub at_once
 {
     my (@script) = @_;
     my @command = ('psql', '-XqAt', '-v', 'VERBOSITY=sqlstate', '-d', sprintf("host='%s' port=%d dbname=infra user=app", $node->host, $node->port));
     my (@out, @err, @run);
+    my ($n, $gate) = (scalar @script, $k->session);
 
+    $gate->run('SELECT pg_advisory_lock(117)');
     foreach my $i (0 .. $#script)
     {
-        my $in = "SET ROLE service_role;\n$script[$i]";
-        ($out[$i], $err[$i]) = ('', '');
-        push @run, IPC::Run::start(\@command, '<', \$in, '>', \$out[$i], '2>', \$err[$i], IPC::Run::timeout(180 * ($ENV{KR_SLOW} || 1)));
+        my $in = "SET ROLE service_role; SELECT pg_advisory_lock_shared(117) \\g /dev/null\n$script[$i]";
+        # Files: what goes through this process would make them take turns.
+        unlink map { "$dir/$_.$i" } qw(in out err);
+        append_to_file("$dir/in.$i", $in);
+        push @run, IPC::Run::start(\@command, '<', "$dir/in.$i", '>', "$dir/out.$i", '2>', "$dir/err.$i", IPC::Run::timeout(180 * ($ENV{KR_SLOW} || 1)));
     }
+    die 'they do not come' unless $node->poll_query_until('infra', "SELECT count(*) = $n FROM pg_locks WHERE locktype = 'advisory' AND NOT granted");
+    $gate->quit;
     $_->finish foreach @run;
+    push @out, slurp_file("$dir/out.$_") foreach 0 .. $#run;
+    push @err, slurp_file("$dir/err.$_") foreach 0 .. $#run;
     return join('', @out, @err) =~ s/^ERROR: +55P03\n//mgr;
 }
 

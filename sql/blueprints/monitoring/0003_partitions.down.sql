@@ -28,6 +28,8 @@ DROP FUNCTION infra.give_to_partman(name);
 DROP FUNCTION infra.has_partman(name);
 DROP FUNCTION infra.partman();
 DROP FUNCTION infra.keep_partitions(public.monitoring_rules);
+DROP FUNCTION infra.wants_partitions(public.monitoring_rules);
+DROP FUNCTION infra.lock_partitions(name, boolean);
 DROP FUNCTION infra.partitions(name);
 DROP FUNCTION infra.make_partition(name, timestamptz, boolean);
 DROP FUNCTION infra.month_table(name, timestamptz);

@@ -60,8 +60,6 @@ DECLARE
     partition regclass;
     moved bigint;
 BEGIN
-    -- First, so that no row comes in between; who reads has the table's lock before this one.
-    EXECUTE format('LOCK TABLE infra.%I IN ACCESS EXCLUSIVE MODE', parent || '_default');
     partition := infra.month_table(parent, month);
     EXECUTE format('WITH gone AS (DELETE FROM infra.%I WHERE created_at >= %L AND created_at < %L RETURNING *) INSERT INTO %s SELECT * FROM gone',
                    parent || '_default', month, until, partition);
@@ -83,6 +81,37 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' A
 $$;
 COMMENT ON FUNCTION infra.partitions(name) IS 'The partitions of months that a table has';
 
+-- Rows are on their way to the default partition until who writes has ended, and
+-- would be refused there once their month has another. All that come have this lock
+-- before those of partitions, so it is the only one to wait for; and to wait for it
+-- while having that of another table could make a deadlock: then it is now or not.
+CREATE FUNCTION infra.lock_partitions(parent name, patient boolean) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY public.%I IN ACCESS EXCLUSIVE MODE %s', parent, CASE WHEN patient THEN '' ELSE 'NOWAIT' END);
+    RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION infra.lock_partitions(name, boolean) IS 'Locks a table for work on its partitions; why not';
+
+-- Is there anything to do?
+CREATE FUNCTION infra.wants_partitions(rule public.monitoring_rules) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+DECLARE
+    this_month timestamptz := date_trunc('month', now());
+    has_rows boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM infra.%I)', rule.table_name || '_default') INTO has_rows;
+    RETURN has_rows
+        OR EXISTS (SELECT FROM infra.partitions(rule.table_name) p WHERE p.month < this_month - make_interval(months => rule.keep_months))
+        OR EXISTS (SELECT FROM generate_series(0, rule.months_ahead) ahead
+                   WHERE this_month + make_interval(months => ahead) NOT IN (SELECT p.month FROM infra.partitions(rule.table_name) p));
+END
+$$;
+COMMENT ON FUNCTION infra.wants_partitions(public.monitoring_rules) IS 'Has infra.keep_partitions() anything to do?';
+
 CREATE FUNCTION infra.keep_partitions(rule public.monitoring_rules, OUT action text, OUT object text, OUT detail text) RETURNS SETOF record
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO' AS $$
 DECLARE
@@ -93,8 +122,6 @@ DECLARE
     last_row timestamptz;
     month timestamptz;
 BEGIN
-    -- What takes a lock on the whole table comes first: otherwise who reads could
-    -- have that, and wait for the default partition.
     FOR old IN SELECT p.* FROM infra.partitions(rule.table_name) p WHERE p.month < oldest LOOP
         action := rule.when_old;
         object := old.partition;
@@ -149,7 +176,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION infra.keep_partitions(public.monitoring_rules) IS 'Makes partitions ahead, and detaches old ones; a line for each thing done. What fails, as for a lock that is not to be had, fails alone';
+COMMENT ON FUNCTION infra.keep_partitions(public.monitoring_rules) IS 'Makes partitions ahead, and detaches old ones; a line for each thing done. What fails fails alone. The table must be locked';
 
 -- ---------- with pg_partman ----------
 
@@ -225,6 +252,8 @@ CREATE FUNCTION public.monitoring_upkeep(only_table text DEFAULT NULL) RETURNS T
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 DECLARE
     rule public.monitoring_rules;
+    by_partman boolean;
+    patient boolean := true;
 BEGIN
     -- One at a time.
     LOCK TABLE public.monitoring_rules IN SHARE ROW EXCLUSIVE MODE;
@@ -233,7 +262,17 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'SELECT table_name FROM public.monitoring_rules lists those that there are.';
     END IF;
     FOR rule IN SELECT * FROM public.monitoring_rules r WHERE only_table IS NULL OR r.table_name = only_table ORDER BY r.table_name LOOP
-        IF infra.has_partman(rule.table_name) THEN
+        by_partman := infra.has_partman(rule.table_name);
+        CONTINUE WHEN NOT by_partman AND NOT infra.wants_partitions(rule);
+        detail := infra.lock_partitions(rule.table_name, patient);
+        IF detail IS NOT NULL THEN
+            action := 'failed';
+            object := 'public.' || rule.table_name;
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        patient := false;
+        IF by_partman THEN
             RETURN QUERY SELECT * FROM infra.keep_by_partman(rule);
         ELSE
             RETURN QUERY SELECT * FROM infra.keep_partitions(rule);
@@ -247,6 +286,7 @@ COMMENT ON FUNCTION public.monitoring_upkeep(text) IS
     'A line for each thing done: action make, move, detach, drop, delete, fold or failed, object, detail. A lock is waited for 2 s: what fails is done by a later call. Errors: 22023 no such table, 55P03 another upkeep is running. For service_role';
 
 REVOKE ALL ON FUNCTION infra.close_partition(regclass), infra.close_partitions(name), infra.month_table(name, timestamptz), infra.make_partition(name, timestamptz, boolean), infra.partitions(name),
+    infra.lock_partitions(name, boolean), infra.wants_partitions(public.monitoring_rules),
     infra.keep_partitions(public.monitoring_rules), infra.partman(), infra.has_partman(name), infra.give_to_partman(name), infra.keep_by_partman(public.monitoring_rules),
     public.monitoring_upkeep(text) FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION public.monitoring_upkeep(text) TO service_role;
