@@ -74,9 +74,9 @@ sub limit
 }
 
 {
-    # 12 sessions ask 100 times each for one of 500.
+    # 12 sessions ask 100 times each for one of 500, and keep others waiting for a moment.
     limit(500);
-    my ($out, $err) = at_once(12, sub { "SELECT public.consume('$agent');\n" x 100 });
+    my ($out, $err) = at_once(12, sub { "SELECT c FROM (SELECT public.consume('$agent') AS c OFFSET 0) s WHERE (SELECT count(*) FROM generate_series(1, 5000 + c)) > 0;\n" x 100 });
     my @left = map { split /\n/ } @$out;
     my @refused = map { /ERROR: +(\S+)/g } @$err;
 
