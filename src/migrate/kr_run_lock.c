@@ -10,8 +10,8 @@
  * survives COMMIT, and goes with any ROLLBACK of a whole transaction. An error in
  * a run ends in such a one, for it has committed before it took the lock, which
  * nobody can who would catch the error. In pg_locks it shows as an advisory lock
- * with objsubid 75, a number that no SQL function gives out; so who holds it is a
- * run that lives.
+ * with objsubid 75, a number that no SQL function of PostgreSQL's gives out: who
+ * holds it is a run that lives, or an administrator's kessel.baseline().
  */
 #include "postgres.h"
 
