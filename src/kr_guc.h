@@ -1,6 +1,6 @@
 /*
  * kr_guc.h
- *	  All settings of kessel_router; documented in kr_guc.c and in README.md.
+ *	  All settings of kessel_router; documented in kr_guc.c and in doc/reference.md.
  */
 #ifndef KR_GUC_H
 #define KR_GUC_H

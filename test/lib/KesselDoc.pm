@@ -10,6 +10,11 @@ package KesselDoc;
 use strict;
 use warnings;
 
+use PostgreSQL::Test::Utils;
+
+# README.md and the files that go on where it ends, in their order.
+sub guide { return map { $_ eq 'README' ? "$_.md" : "doc/$_.md" } qw(README router-tables fleet migrations); }
+
 sub blocks
 {
     my ($text) = @_;
@@ -44,12 +49,26 @@ sub trim
     return $text;
 }
 
+# The anchors of a text's headings.
+sub anchors
+{
+    my ($text) = @_;
+    return map { my $a = lc; $a =~ s/[^a-z0-9 _-]//g; $a =~ s/ /-/g; $a } $text =~ /^#+ +(.*)$/mg;
+}
+
 # The links that lead nowhere, of a file's text in a folder.
 sub dead_links
 {
     my ($text, $folder) = @_;
-    my %anchor = map { my $a = lc; $a =~ s/[^a-z0-9 _-]//g; $a =~ s/ /-/g; ($a => 1) } $text =~ /^#+ +(.*)$/mg;
-    return grep { /^#(.*)/ ? !$anchor{$1} : !/^https?:/ && !-e "$folder/" . s/#.*//r } $text =~ /\]\(([^)\s]+)\)/g;
+    my @dead;
+    foreach my $link ($text =~ /\]\(([^)\s]+)\)/g)
+    {
+        next if $link =~ /^https?:/;
+        my ($path, $anchor) = split /#/, $link, 2;
+        my $to = $path eq '' ? $text : -f "$folder/$path" ? slurp_file("$folder/$path") : -e "$folder/$path" ? '' : undef;
+        push @dead, $link if !defined $to || defined $anchor && !grep { $_ eq $anchor } anchors($to);
+    }
+    return @dead;
 }
 
 1;

@@ -1,5 +1,6 @@
-# Runs what README.md says: its blocks in their order, on real clusters, and
-# holds its tables against the code.
+# Runs what README.md says, and the files of doc that go on with its tenants:
+# their blocks in their order, on real clusters. Holds the tables of the
+# reference against the code.
 #
 # The info string of a fenced block tells what happens to it:
 #   sql                 runs in one psql, as if it were pasted; no error
@@ -25,7 +26,8 @@ use KesselDoc;
 use KesselTest;
 
 my $top    = "$FindBin::RealBin/../..";
-my $readme = slurp_file("$top/README.md");
+my %guide  = map { $_ => slurp_file("$top/$_") } KesselDoc::guide();
+my $reference = slurp_file("$top/doc/reference.md");
 
 #
 # The place: one server that asks for passwords over TCP, as Debian's does.
@@ -99,7 +101,7 @@ END { local $?; stop_pool(); }
 #
 # The blocks
 #
-my @blocks = KesselDoc::blocks($readme);
+my @blocks = map { my $file = $_; map { { %$_, at => "$file, line $_->{line}" } } KesselDoc::blocks($guide{$file}) } KesselDoc::guide();
 cmp_ok(scalar(grep { $_->{lang} eq 'sql' } @blocks), '>=', 25, 'blocks of SQL');
 
 my $session = new_session('dbname=postgres');
@@ -108,7 +110,7 @@ my $printed = '';
 sub run_sql
 {
     my ($block, $in, $state) = @_;
-    my $name = "line $block->{line}: " . ($block->{text} =~ /^([^\n]{1,60})/)[0];
+    my $name = "$block->{at}: " . ($block->{text} =~ /^([^\n]{1,60})/)[0];
     my $r    = $in->run(localize($block->{text}));
     my @errors = $r->{err} =~ /^(?:psql:[^\n]*?: )?(?:ERROR|FATAL|PANIC): +([0-9A-Z]{5})/mg;
 
@@ -140,7 +142,7 @@ foreach my $block (@blocks)
 {
     my %is = map { /^(\w+)(?:=(.*))?$/ ? ($1 => $2 // 1) : () } @{ $block->{words} };
     my ($from) = map { /^pgbouncer>=(\d+)\.(\d+)$/ ? $1 + $2 / 100 : () } @{ $block->{words} };
-    my $at = "line $block->{line}";
+    my $at = $block->{at};
 
     $is{pgbouncer} = 1 if $from;
     if ($is{pgbouncer} && (!$pgbouncer || $from && $from > $pool_version))
@@ -200,14 +202,15 @@ $session->quit;
 #
 # What the tables must name
 #
-sub missing { return join(', ', grep { $readme !~ /`\Q$_\E[`( ]/ && $readme !~ /`[^`]*\b\Q$_\E\(/ && $readme !~ /^\| \Q$_\E \|/m } @_); }
+sub missing { return join(', ', grep { $reference !~ /`\Q$_\E[`( ]/ && $reference !~ /`[^`]*\b\Q$_\E\(/ && $reference !~ /^\| \Q$_\E \|/m } @_); }
 
+my $all = join "\n", values %guide, $reference;
 my @settings = slurp_file("$top/src/kr_guc.c") =~ /DefineCustom\w+Variable\(\s*"([^"]+)"/g;
 cmp_ok(scalar(@settings), '>=', 5, 'settings in kr_guc.c');
 foreach my $row (split /\n/, $k->exec("SELECT * FROM vault.status() LIMIT 0; SELECT name, coalesce(nullif(boot_val, ''), 'empty'), unit FROM pg_settings WHERE name LIKE 'kessel.%'"))
 {
     my ($name, $default, $unit) = split /\|/, $row, -1;
-    like($readme, qr/^\| `\Q$name\E` \| \Q$default\E \| *\Q$unit\E(?: \([^|]*\))? *\|/m, "$name with its default and unit");
+    like($reference, qr/^\| `\Q$name\E` \| \Q$default\E \| *\Q$unit\E(?: \([^|]*\))? *\|/m, "$name with its default and unit");
     @settings = grep { $_ ne $name } @settings;
 }
 is("@settings", '', 'and no other setting');
@@ -216,7 +219,7 @@ my @states = map { join '', /'(\w)'/g } slurp_file("$top/src/kr_error.h") =~ /MA
 cmp_ok(scalar(@states), '>=', 10, 'SQLSTATEs in kr_error.h');
 is(missing(@states), '', 'every SQLSTATE has its row');
 my %state = map { $_ => 1 } @states;
-is(join(' ', grep { !$state{$_} } $readme =~ /\b(KR\d{3})\b/g), '', 'and there is no other');
+is(join(' ', grep { !$state{$_} } $all =~ /\b(KR\d{3})\b/g), '', 'and there is no other');
 
 my @functions = split /\n/, $k->exec("SELECT DISTINCT pronamespace::regnamespace || '.' || proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('kessel', 'vault', 'app') AND proname !~ '^_'");
 cmp_ok(scalar(@functions), '>=', 25, 'public functions');
@@ -229,11 +232,11 @@ push @agent, split /\n/, $k->exec("SELECT 'kessel_agent.' || relname FROM pg_cla
 is(missing(@agent), '', "every function and record of the agent's is named");
 # What a migration finds set.
 my %known = map { $_ => 1 } 'kessel_agent.isolation', @functions, @relations, @agent, split /\n/, $k->exec("SELECT * FROM vault.status() LIMIT 0; SELECT name FROM pg_settings WHERE name LIKE 'kessel.%'");
-is(join(' ', grep { !$known{$_} } $readme =~ /\b((?:kessel|app|vault|kessel_agent)\.[a-z]\w+)/g), '', 'and nothing that is not there');
+is(join(' ', grep { !$known{$_} } $all =~ /\b((?:kessel|app|vault|kessel_agent)\.[a-z]\w+)/g), '', 'and nothing that is not there');
 
 #
 # Links
 #
-is(join(', ', KesselDoc::dead_links($readme, $top)), '', 'links lead somewhere');
+is(join(', ', KesselDoc::dead_links($guide{'README.md'}, $top)), '', 'links lead somewhere');
 
 done_testing();
