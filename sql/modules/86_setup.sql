@@ -2,9 +2,10 @@
 --
 -- They run with the rights of the role that asks, which then owns what they make,
 -- and within its transaction: all of a call or nothing. What a role has written
--- runs only for those that it could become, so that nobody is made to run somebody
--- else's SQL with rights that that one does not have. The table lock is one that
--- nobody without rights can take, as they could an advisory lock.
+-- runs only for those that it could become, and so does what builds on what it has
+-- applied: nobody is made to run somebody else's SQL with rights that that one does
+-- not have. The table lock is one that nobody without rights can take, as they could
+-- an advisory lock.
 
 CREATE FUNCTION kessel._lock_setup() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -75,6 +76,30 @@ BEGIN
 END
 $$;
 
+-- Whoever has applied what a migration builds on owns it, and can change its triggers
+-- and functions: they would run with the rights of this one's tables and functions.
+-- What was left by a role that is gone belongs to the owner of the schema infra.
+CREATE FUNCTION kessel._check_ground(of_blueprint text, runner name) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    bad record;
+BEGIN
+    SELECT a.name, a.blueprint, o.owner INTO bad
+    FROM kessel._required(ARRAY[of_blueprint]) r
+    JOIN kessel.applied_migrations a ON a.blueprint = r.name
+    CROSS JOIN LATERAL (SELECT coalesce((SELECT o.rolname FROM pg_roles o WHERE o.rolname = a.applied_by),
+                                        (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'infra'), a.applied_by) AS owner) o
+    WHERE NOT kessel._may_write_for(o.owner, runner)
+    ORDER BY r.ordinal, a.version LIMIT 1;
+    IF bad.name IS NOT NULL THEN
+        RAISE EXCEPTION 'migration "%" of blueprint "%" was applied by role "%"', bad.name, bad.blueprint, bad.owner
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = format('What it has made would run with the rights of role "%s", which that one does not have.', runner),
+                  HINT = format('Call it as that one: SET ROLE %I. If somebody else owns it now, a superuser can write that into kessel.applied_migrations.applied_by.', bad.owner);
+    END IF;
+END
+$$;
+
 -- What kessel._run_migration() may run now for a role, and how errors call it.
 CREATE FUNCTION kessel._migration_here(of_blueprint text, of_version integer, back boolean, runner name, OUT script text, OUT what text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -97,6 +122,7 @@ BEGIN
                   DETAIL = format('It would run with the rights of role "%s", which that one does not have.', runner),
                   HINT = 'Read it, and if it is good have a role with those rights call kessel.add_migration() with the same scripts; or let its author run it.';
     END IF;
+    PERFORM kessel._check_ground(of_blueprint, runner);
     script := CASE WHEN back THEN found.down ELSE found.up END;
     IF script IS NULL THEN
         RAISE EXCEPTION 'migration "%" of blueprint "%" has no way back', found.name, of_blueprint
@@ -149,7 +175,7 @@ COMMENT ON FUNCTION kessel.setup(text[]) IS
     'Applies to this database what is missing of the blueprints for it, and of those that they require: all of a call or nothing, within the caller''s transaction. A line for each migration, ms in milliseconds. '
     'blueprints: NULL: all whose applies_to is infra. With the rights of the caller, to whom then belongs what is made; search_path is public, pg_temp, and what a script sets ends with it. Another call waits until the transaction ends. '
     'Errors: those of the migrations, with place; 22004 NULL, 42704 no such blueprint, 22023 one for data sources, 55000 a migration was changed since it was applied, KR014 one was applied that is not known, '
-    '42501 one was written by a role that could not become the caller, 40001 another session has set up meanwhile. For kessel_admin';
+    '42501 one was written, or what it builds on was applied, by a role that could not become the caller, 40001 another session has set up meanwhile. For kessel_admin';
 
 CREATE FUNCTION kessel.teardown(blueprint text, to_version integer DEFAULT 0)
 RETURNS TABLE (version integer, name text, ms double precision)
@@ -219,7 +245,7 @@ COMMENT ON FUNCTION kessel.setup_status() IS
     'A line for each blueprint of this database: version that is applied (0: none) and that is available, names of migrations that are missing, changed since they were applied, or applied and not known. For kessel_admin';
 
 REVOKE ALL ON FUNCTION
-    kessel._lock_setup(), kessel._setup_state(), kessel._check_setup(text[]), kessel._infra_blueprints(text[]),
+    kessel._lock_setup(), kessel._setup_state(), kessel._check_setup(text[]), kessel._infra_blueprints(text[]), kessel._check_ground(text, name),
     kessel._migration_here(text, integer, boolean, name), kessel._migrated_here(text, integer, boolean, name), kessel._run_migration(text, integer, boolean),
     kessel.setup(text[]), kessel.teardown(text, integer), kessel.setup_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION

@@ -155,6 +155,17 @@ EXCEPTION WHEN OTHERS THEN
     RETURN found;
 END
 $$;
+CREATE FUNCTION pg_temp.hint(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    found text;
+BEGIN
+    EXECUTE statement;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS found = PG_EXCEPTION_HINT;
+    RETURN found;
+END
+$$;
 SELECT is(pg_temp.detail('SELECT kessel.add_migration(''crm'', ''0001_accounts'', ''SELECT 11'')'), 'It was applied in schema "s"1" of data source "bp_a" and in 1 more.', 'it says where');
 SELECT is(pg_temp.detail('SELECT kessel.add_migration(''crm'', ''0003_late'', ''SELECT 11'')'), 'Version 5 is there already. It was applied in schema "s"1" of data source "bp_a".', 'and who is ahead');
 DELETE FROM kessel.migration_targets;
@@ -220,6 +231,10 @@ SELECT throws_ok('SELECT kessel.setup(''{three}'')', '42501', 'migration "0001_x
 RESET ROLE;
 SELECT throws_ok('SELECT kessel.setup(''{three}'')', '42501', 'migration "0001_x" of blueprint "three" was written by role "bp_other"', 'a superuser least of all');
 SET LOCAL ROLE bp_other;
+SELECT throws_ok('SELECT kessel.setup(''{three}'')', '42501', 'migration "0001_a" of blueprint "one" was applied by role "bp_admin"', 'its author neither, above what another role has made');
+RESET ROLE;
+UPDATE kessel.applied_migrations SET applied_by = current_user;
+SET LOCAL ROLE bp_other;
 SELECT lives_ok('SELECT kessel.setup(''{three}'')', 'its author does');
 SELECT lives_ok('SELECT kessel.teardown(''three'')', 'both ways');
 RESET ROLE;
@@ -250,6 +265,31 @@ RESET ROLE;
 REINDEX TABLE public.bp_bait;
 SELECT is((SELECT author FROM kessel.migrations WHERE blueprint = 'three' AND version = 2), 'bp_admin', 'the author is who has the rights, not whose session it is');
 SELECT kessel.drop_migration('three', '0002_y');
+
+-- What others have made is theirs to change: it does not run with more rights than they have.
+UPDATE kessel.applied_migrations SET applied_by = 'bp_admin' WHERE blueprint IN ('one', 'two');
+SELECT kessel.add_blueprint('four', applies_to => 'infra', requires => '{one}'), kessel.add_migration('four', '0001_w', 'INSERT INTO bp_one VALUES (3)', 'DELETE FROM bp_one WHERE i = 3');
+SET LOCAL ROLE bp_admin;
+SELECT lives_ok('SELECT kessel.setup(''{four}'')', 'as its owner, one builds on it');
+CREATE FUNCTION public.bp_spring() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE bp_admin SUPERUSER; RETURN NULL; END $$;
+CREATE TRIGGER spring AFTER INSERT OR DELETE ON public.bp_one FOR EACH STATEMENT EXECUTE FUNCTION public.bp_spring();
+RESET ROLE;
+SELECT kessel.add_migration('four', '0002_v', 'INSERT INTO bp_one VALUES (4)', 'DELETE FROM bp_one WHERE i = 4');
+SELECT throws_ok('SELECT kessel.setup(''{four}'')', '42501', 'migration "0001_a" of blueprint "one" was applied by role "bp_admin"', 'a superuser does not build on it');
+SELECT is(pg_temp.hint('SELECT kessel.setup(''{four}'')'), 'Call it as that one: SET ROLE bp_admin. If somebody else owns it now, a superuser can write that into kessel.applied_migrations.applied_by.', 'and is told what to do');
+UPDATE kessel.applied_migrations SET applied_by = 'bp_gone' WHERE blueprint = 'one';
+CREATE SCHEMA infra AUTHORIZATION bp_admin;
+SELECT throws_ok('SELECT kessel.setup(''{four}'')', '42501', 'migration "0001_a" of blueprint "one" was applied by role "bp_admin"', 'what is left by a role that is gone is of who owns the schema');
+DROP SCHEMA infra;
+SELECT throws_ok('SELECT kessel.setup(''{four}'')', '42501', 'migration "0001_a" of blueprint "one" was applied by role "bp_gone"', 'or of nobody');
+UPDATE kessel.applied_migrations SET applied_by = 'bp_admin' WHERE blueprint = 'one';
+SELECT throws_ok('SELECT kessel.teardown(''four'')', '42501', 'migration "0001_a" of blueprint "one" was applied by role "bp_admin"', 'nor takes it back');
+SELECT ok(NOT rolsuper, 'nobody has become one') FROM pg_roles WHERE rolname = 'bp_admin';
+SET LOCAL ROLE bp_admin;
+DROP FUNCTION public.bp_spring() CASCADE;
+SELECT lives_ok('SELECT kessel.teardown(''four'')', 'its owner does');
+SELECT kessel.drop_blueprint('four');
+RESET ROLE;
 
 -- ---------- the way back ----------
 
