@@ -31,11 +31,16 @@ $$;
 CREATE FUNCTION kessel._check_slug(slug text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF slug IS NULL OR slug !~ '^[a-z0-9][a-z0-9-]{0,62}$' THEN
+    IF slug IS NULL THEN
+        RAISE EXCEPTION 'a tenant needs a slug'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is what the tenant is called in kessel.tenant and in urls, such as "acme".';
+    END IF;
+    -- PgBouncer compares tracked settings without regard to case, so no other form is safe.
+    IF slug !~ '^[a-z0-9][a-z0-9-]{0,62}$' THEN
         RAISE EXCEPTION 'invalid slug "%"', slug
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = 'A slug has 1 to 63 characters: lowercase letters, digits and, but not as the first, hyphens.',
-                  HINT = 'PgBouncer compares tracked settings without regard to case, so no other form is safe.';
+                  HINT = format('For example "%s".', coalesce(nullif(btrim(left(btrim(regexp_replace(lower(slug), '[^a-z0-9]+', '-', 'g'), '-'), 63), '-'), ''), 'acme'));
     END IF;
     IF slug ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' THEN
         RAISE EXCEPTION 'invalid slug "%"', slug
@@ -60,6 +65,10 @@ DECLARE
     new_id uuid := coalesce(create_tenant.id, gen_random_uuid());
 BEGIN
     PERFORM kessel._check_slug(create_tenant.slug);
+    IF EXISTS (SELECT FROM app.tenants t WHERE t.slug = create_tenant.slug) THEN
+        RAISE EXCEPTION 'tenant "%" exists already', create_tenant.slug
+            USING ERRCODE = 'unique_violation', HINT = 'Choose another slug. SELECT * FROM kessel.routes shows what is taken.';
+    END IF;
 
     IF create_tenant.data_source IS NOT NULL THEN
         source := kessel._data_source(create_tenant.data_source);
@@ -67,7 +76,9 @@ BEGIN
         SELECT * INTO source FROM app.data_sources s WHERE s.is_default;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'no data source was named and there is no default one'
-                USING ERRCODE = 'KR007', HINT = 'Name one, or call kessel.set_default_data_source().';
+                USING ERRCODE = 'KR007',
+                      HINT = CASE WHEN EXISTS (SELECT FROM app.data_sources) THEN 'Name one, or call kessel.set_default_data_source().'
+                                  ELSE 'Make a database known with kessel.create_data_source(name, url), then name it, or call kessel.set_default_data_source(name).' END;
         END IF;
     END IF;
     IF create_tenant.isolation IS NOT NULL AND create_tenant.isolation <> source.isolation THEN
@@ -86,7 +97,7 @@ BEGIN
         RAISE EXCEPTION 'data source "%" already belongs to tenant "%"', source.name,
                 (SELECT t.slug FROM app.tenants t WHERE t.data_source_id = source.id)
             USING ERRCODE = 'unique_violation',
-                  HINT = 'A source with isolation database holds one tenant. Create one of its own for this tenant.';
+                  HINT = 'A source with isolation database holds one tenant. Create one of its own for this tenant, or one with isolation schema or row for many.';
     END IF;
 
     BEGIN

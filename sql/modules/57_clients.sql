@@ -88,7 +88,14 @@ AS $$ SELECT * FROM kessel._client_config(tenant, 'service') $$;
 CREATE FUNCTION kessel.client_config(tenant text, use_service_role boolean DEFAULT false) RETURNS TABLE (url text, key text, tenant_id text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF tenant IS NULL THEN
+        RAISE EXCEPTION 'tenant must not be null' USING ERRCODE = 'null_value_not_allowed', HINT = 'Name it by its slug or id.';
+    END IF;
     IF use_service_role THEN
+        IF NOT has_function_privilege('kessel._client_config_service(text)', 'EXECUTE') THEN
+            RAISE EXCEPTION 'permission denied for the service''s key of tenant "%"', tenant
+                USING ERRCODE = 'insufficient_privilege', DETAIL = 'It is for kessel_service.', HINT = 'Without use_service_role you get the key of purpose anon.';
+        END IF;
         RETURN QUERY SELECT * FROM kessel._client_config_service(tenant);
     ELSE
         RETURN QUERY SELECT * FROM kessel._client_config_anon(tenant);

@@ -526,7 +526,7 @@ $$;
 REVOKE ALL ON FUNCTION kessel._import_relation(jsonb, text, text, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._import_relation(jsonb, text, text, jsonb) TO kessel_admin;
 
-CREATE FUNCTION kessel.import_tables(data_source text, remote_schema text, local_schema text DEFAULT 'data',
+CREATE FUNCTION kessel.import_tables(data_source text, remote_schema text DEFAULT 'public', local_schema text DEFAULT 'data',
                                      limit_to text[] DEFAULT NULL, "except" text[] DEFAULT NULL)
 RETURNS TABLE (action text, object text, detail text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

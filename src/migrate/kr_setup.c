@@ -88,11 +88,43 @@ tell_place(void *arg)
 		errcontext("%s", running->what);
 }
 
+/*
+ * An error's context repeats the statement, which may be a hundred lines; the place
+ * in the script says more, so the first line of it is kept.
+ */
+static char *
+shortened(char *context, const char *sql)
+{
+	char	   *found = context != NULL ? strstr(context, sql) : NULL;
+	size_t		line = strcspn(sql, "\n");
+
+	if (found == NULL || sql[line] == '\0')
+		return context;
+	return psprintf("%.*s%.*s ...%s", (int) (found - context), context, (int) line, sql,
+					found + strlen(sql));
+}
+
 static void
 run_statement(const char *sql)
 {
-	int			rc = SPI_execute(sql, false, 0);
+	MemoryContext caller_context = CurrentMemoryContext;
+	volatile int rc = 0;
 
+	PG_TRY();
+	{
+		rc = SPI_execute(sql, false, 0);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		error->context = shortened(error->context, sql);
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 	if (rc < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -175,6 +175,7 @@ static void
 parse_url(char *url, ParsedUrl *parsed)
 {
 	char	   *message = NULL;
+	bool		is_http = pg_strncasecmp(url, "http", 4) == 0;
 	PQconninfoOption *options = PQconninfoParse(url, &message);
 
 	wipe(url);
@@ -187,6 +188,8 @@ parse_url(char *url, ParsedUrl *parsed)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the url cannot be read"),
 				 errdetail("libpq takes it neither for a connection URI nor for a keyword/value string."),
+				 is_http ?
+				 errhint("Name the database. The url of its API goes into kessel.set_api().") :
 				 errhint("For example: postgresql://user:password@db.example.com:5432/crm; escape special characters in the password with %%XX.")));
 	}
 

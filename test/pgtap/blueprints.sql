@@ -218,6 +218,9 @@ $$;
 SELECT matches(pg_temp.context('SELECT kessel.setup(''{one}'')'), 'statement 2, line 3, of up script of migration "0004_d" of blueprint "one"', 'and its context says where');
 SELECT is(to_regclass('public.bp_three'), NULL, 'nothing of it stays');
 SELECT kessel.drop_migration('one', '0004_d');
+SELECT kessel.add_migration('one', '0004_d', 'DO $do$' || chr(10) || 'BEGIN' || repeat(chr(10) || '    NULL;', 100) || chr(10) || 'PERFORM 1 / 0; END $do$', 'SELECT 1');
+SELECT matches(pg_temp.context('SELECT kessel.setup(''{one}'')'), 'SQL statement "DO \$do\$ \.\.\."\nstatement 1, line 1, of up script', 'of a long statement it has the first line');
+SELECT kessel.drop_migration('one', '0004_d');
 SELECT lives_ok('SELECT kessel.setup(''{one}'')', 'without it, the rest is applied');
 
 -- ---------- whose script runs with whose rights ----------

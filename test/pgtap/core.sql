@@ -384,6 +384,11 @@ SELECT is(ct.try('service', statement), state, statement) FROM (VALUES
 SELECT is(infra.database_url(u), d, 'behind ' || u) FROM (VALUES ('https://ABcd.supabase.co/', 'postgresql://db.abcd.supabase.co:5432/postgres'), ('http://kong.local:8000/x', 'postgresql://kong.local:5432/postgres'), ('postgresql://u@h/d', 'postgresql://u@h/d')) v(u, d);
 SELECT is(infra.kind_of(u), d, u) FROM (VALUES ('https://x.y', 'supabase'), ('postgres://u:p@ep.neon.tech:5432/x', 'neon'), ('postgres://u@h/ep.neon.tech', 'postgres'), ('host=h', 'postgres')) v(u, d);
 SELECT ok(has_function_privilege('kessel_admin', 'kessel.set_api(text,text,text,text,text,jsonb)', 'EXECUTE') AND NOT has_function_privilege('kessel_admin', 'kessel._api_key(uuid,text)', 'EXECUTE'), 'kessel_admin stores keys and does not read them');
+SELECT throws_ok($$INSERT INTO tenants (name) VALUES ('N')$$, '22004', 'subdomain is missing', 'a tenant without subdomain is told what is missing');
+SELECT throws_ok($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-new', 'https://abcd.supabase.co')$$, '23505', 'tenant "ct-new" exists already', 'one that is there is called by its name, not by its data source''s');
+SELECT kessel.drop_tenant('ct-new') \g /dev/null
+SELECT throws_ok($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-new', 'https://abcd.supabase.co')$$, '23505', 'data source "ct-new" exists already', 'a tenant that is deleted leaves its data source');
+SELECT ok(kessel.create_tenant('ct-new', data_source => 'ct-new') IS NOT NULL, 'which can be given to a tenant again');
 SELECT kessel.drop_tenant('ct-new') \g /dev/null
 
 --

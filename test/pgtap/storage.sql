@@ -146,7 +146,7 @@ SELECT is(ct.ask('a', 'SELECT get_theme_css()'), 'l {}', 'its CSS');
 SELECT is(ct.try('a', 'SELECT kessel.set_theme(''dark'')', true), '1', 'a user chooses');
 SELECT is(ct.ask('a', 'SELECT current_theme()') || ct.ask('b', 'SELECT current_theme()'), 'darkdefault', 'for himself or herself');
 SELECT is((SELECT selected_theme FROM profiles WHERE email = 'a@example.com'), 'dark', 'in the profile');
-SELECT is(ct.try('b', 'SELECT kessel.set_theme(''dark'', ''ct-b'')'), '!', 'a member does not set the default');
+SELECT is(ct.try('b', 'SELECT kessel.set_theme(''dark'', ''ct-b'')'), '-', 'a member does not set the default');
 SELECT is(ct.try('service', 'SELECT kessel.set_theme(''dark'', ''00000000-0000-4000-8000-00000000000b'')', true), '1', 'the service does');
 SELECT is(ct.ask('b', 'SELECT current_theme()'), 'dark', 'and it is');
 SELECT is(ct.try('b', 'SELECT kessel.set_theme(NULL, ''ct-b'')'), '-', 'nor does a member take it back');
@@ -155,6 +155,9 @@ SELECT is(ct.try('a', 'SELECT kessel.set_theme(NULL)', true), '1', 'the choice i
 SELECT is(ct.ask('a', 'SELECT current_theme() FROM (SELECT set_config(''kessel.tenant'', ''ct-b'', true) OFFSET 0) s'), 'dark', 'the session''s tenant decides');
 SELECT set_config('kessel.tenant', '', true) \g /dev/null
 SELECT is(ct.try('a', 'SELECT kessel.set_theme(NULL, ''ct-a'')', true) || ct.ask('a', 'SELECT current_theme()'), '1default', 'the default too');
+SELECT is(ct.try('a', format('INSERT INTO tenant_themes (tenant_id, theme) SELECT id, %L FROM tenants WHERE subdomain = ''ct-a'' ON CONFLICT (tenant_id) DO UPDATE SET tenant_id = excluded.tenant_id, theme = excluded.theme', t), true), '1', 'an upsert as PostgREST makes it: ' || t) FROM unnest('{dark,light}'::text[]) t;
+SELECT is(ct.try('a', 'UPDATE tenant_themes SET tenant_id = ''00000000-0000-4000-8000-00000000000b'' WHERE tenant_id = ''00000000-0000-4000-8000-00000000000a'''), '!', 'not for a tenant that another manages');
+SELECT is(ct.try('a', 'DELETE FROM tenant_themes WHERE tenant_id = ''00000000-0000-4000-8000-00000000000a''', true), '1', 'and away with it');
 UPDATE profiles SET can_select_theme = false WHERE email = 'a@example.com';
 SELECT is(ct.ask(who, format('SELECT kessel.set_theme(%s)', args)), state, format('%s: %s', who, left(args, 30))) FROM (VALUES
     ('anon', '''dark''', '42501'), ('a', '''dark''', '42501'), ('a', '''none''', 'P0002'), ('a', '''''', 'P0002'), ('a', '''../x''', 'P0002'), ('a', 'repeat(''x'', 100000)', 'P0002'), ('service', '''dark''', '55000'),
@@ -211,7 +214,7 @@ CREATE TABLE ct.theirs AS SELECT array(SELECT ct.snapshot()) AS all;
 SELECT lives_ok('SELECT kessel.setup(''{storage}'')', 'set up where Supabase has made schema storage');
 SELECT is(array(SELECT unnest(t.all) FROM ct.theirs t EXCEPT SELECT ct.snapshot()), '{}', 'what is there is used as it is');
 SELECT is(ct.try('admin', 'SELECT put_theme_css(''light'', ''l {}'')', true) || ct.ask('anon', 'SELECT get_theme_css(''light'')'), '1l {}', 'CSS is stored and read');
-SELECT is(ct.try('a', 'SELECT put_theme_css(''light'', ''l {}'')'), '!', 'by administrators');
+SELECT is(ct.try('a', 'SELECT put_theme_css(''light'', ''l {}'')'), '-', 'by administrators');
 SELECT is(ct.ask('admin', 'SELECT storage.remove_object(''themes'', ''light.css'')'), 'true', 'and removed, which is let pass');
 SELECT is(ct.try('service', 'DELETE FROM storage.objects'), '-', 'only there');
 SELECT is(ct.ask('service', 'SELECT storage.remove_object(''theirs'', ''a.pdf'')'), '55000', 'what Supabase keeps is not ours');

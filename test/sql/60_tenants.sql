@@ -1,6 +1,8 @@
 -- Tenants, members and data sources: the functions and what they refuse.
 \set SHOW_CONTEXT never
 SELECT kessel.create_tenant('Acme');
+SELECT kessel.create_tenant('-Fern & Söhne GmbH-');
+SELECT kessel.create_tenant('???');
 SELECT kessel.create_tenant(NULL);
 SELECT kessel.create_tenant('00000000-0000-4000-8000-000000000001');
 SELECT kessel.create_tenant(repeat('a', 64));
@@ -28,6 +30,8 @@ SELECT kessel.suspend_tenant('fir');
 -- data sources
 SELECT kessel.create_data_source('Bad Name', 'host=db.example.com');
 SELECT kessel.create_data_source('x', NULL);
+SELECT kessel.create_data_source('x', 'https://abcd.supabase.co');
+SELECT kessel.client_config(NULL);
 SELECT kessel.create_data_source('x', 'postgresql://u:not-a-secret@[bad');
 SELECT kessel.create_data_source('x', 'nonsense=1 password=not-a-secret');
 SELECT kessel.create_data_source('x', 'host=db.example.com service=x');

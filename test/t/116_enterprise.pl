@@ -153,6 +153,7 @@ sub limit
     $r = $two->run("SELECT consume('$agent', 10)");
     like_error($r, 'PT429', qr/limit/, 'when the next period begins', hint => qr/^The next period begins at \d{4}-\d\d-01 00:00 UTC\.$/);
     like($r->{detail}, qr/The limit is 10 for usage_period month, of which 9 is left; 10 was asked for/, 'and what is left is told');
+    like_error($two->run("SELECT consume('$agent', 11)"), 'PT429', qr/limit/, 'no period is waited for that would not do', hint => qr/service_role can raise usage_limit/);
 
     # The limit is lowered while somebody waits.
     limit(10);

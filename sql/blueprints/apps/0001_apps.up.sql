@@ -21,7 +21,7 @@ CREATE TABLE public.app_registry (
     is_enabled       boolean NOT NULL DEFAULT true,
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now(),
-    CHECK ((password_storage = 'aes_gcm') = (key_secret IS NOT NULL))
+    CONSTRAINT app_registry_aes_gcm_has_key_secret CHECK ((password_storage = 'aes_gcm') = (key_secret IS NOT NULL))
 );
 COMMENT ON TABLE public.app_registry IS 'Apps that users can install, and what is to be configured of each';
 COMMENT ON COLUMN public.app_registry.fields IS

@@ -6,7 +6,7 @@ CREATE TABLE public.role_permissions (
     id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     module_id     text NOT NULL UNIQUE CHECK (char_length(module_id) BETWEEN 1 AND 200),
     module_name   text NOT NULL CHECK (char_length(module_name) BETWEEN 1 AND 200),
-    parent_id     text REFERENCES public.role_permissions (module_id) ON UPDATE CASCADE ON DELETE SET NULL CHECK (parent_id <> module_id),
+    parent_id     text REFERENCES public.role_permissions (module_id) ON UPDATE CASCADE ON DELETE SET NULL CONSTRAINT role_permissions_parent_is_another CHECK (parent_id <> module_id),
     admin_access  boolean NOT NULL DEFAULT true,
     user_access   boolean NOT NULL DEFAULT false,
     nouser_access boolean NOT NULL DEFAULT false,

@@ -78,6 +78,16 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     source text := NEW.subdomain;
 BEGIN
+    IF NEW.subdomain IS NULL THEN
+        RAISE EXCEPTION 'subdomain is missing'
+            USING ERRCODE = 'null_value_not_allowed', DETAIL = 'It is the slug of the tenant, such as "acme".';
+    ELSIF EXISTS (SELECT FROM app.tenants t WHERE t.slug = NEW.subdomain) THEN
+        RAISE EXCEPTION 'tenant "%" exists already', NEW.subdomain USING ERRCODE = 'unique_violation', HINT = 'Update it, or choose another subdomain.';
+    ELSIF NEW.data_source_url IS NOT NULL AND EXISTS (SELECT FROM app.data_sources s WHERE s.name = NEW.subdomain) THEN
+        RAISE EXCEPTION 'data source "%" exists already', NEW.subdomain
+            USING ERRCODE = 'unique_violation', DETAIL = 'A tenant that is deleted leaves its data source.',
+                  HINT = format('An administrator can give it to a tenant again, by kessel.create_tenant(%1$L, data_source => %1$L), or forget it, by kessel.drop_data_source(%1$L).', NEW.subdomain);
+    END IF;
     IF NEW.data_source_url IS NULL THEN
         IF (NEW.data_source_anon_key, NEW.data_source_service_key, NEW.data_source_region, NEW.data_source_notes, NEW.connection_pool_config) IS DISTINCT FROM (NULL, NULL, NULL, NULL, NULL) THEN
             RAISE EXCEPTION 'data_source_url is missing'

@@ -90,7 +90,7 @@ BEGIN
             USING ERRCODE = 'PT429',
                   DETAIL = format('The limit is %s for usage_period %s, of which %s is left; %s was asked for.', most, found_agent.usage_period,
                                   greatest(0, most - coalesce((SELECT u.used FROM public.agent_usage u WHERE u.agent_id = agent AND u.usage_period = found_agent.usage_period AND u.period_start = began), 0)), amount),
-                  HINT = CASE WHEN found_agent.usage_period = 'ever' THEN 'service_role can raise usage_limit.'
+                  HINT = CASE WHEN found_agent.usage_period = 'ever' OR amount > most THEN 'service_role can raise usage_limit.'
                               ELSE format('The next period begins at %s.', to_char((began AT TIME ZONE 'UTC' + ('1 ' || found_agent.usage_period)::interval), 'YYYY-MM-DD HH24:MI "UTC"')) END;
     END IF;
     RETURN found_agent.usage_limit - now_used;

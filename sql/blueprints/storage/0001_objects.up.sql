@@ -170,7 +170,8 @@ BEGIN
     END IF;
     SELECT b.id, coalesce(b.file_size_limit, 52428800) AS most, b.allowed_mime_types AS types INTO place FROM storage.buckets b WHERE b.id = bucket;
     IF place.id IS NULL THEN
-        RAISE EXCEPTION 'bucket "%" does not exist', left(bucket, 100) USING ERRCODE = 'no_data_found';
+        RAISE EXCEPTION 'bucket "%" does not exist', left(bucket, 100)
+            USING ERRCODE = 'no_data_found', HINT = 'INSERT INTO storage.buckets (id, name) makes one.';
     END IF;
     IF octet_length(mime_type) > 255 OR essence !~ '^[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*$' OR mime_type ~ '[^ -~]' THEN
         RAISE EXCEPTION 'invalid MIME type'

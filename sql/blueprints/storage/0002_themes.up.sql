@@ -34,7 +34,8 @@ CREATE POLICY manager_deletes ON public.tenant_themes FOR DELETE TO authenticate
     USING (tenant_id = ANY (ARRAY(SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = (SELECT auth.uid()) AND m.is_active AND m.role IN ('owner', 'admin'))));
 CREATE POLICY service ON public.tenant_themes TO service_role USING (true);
 REVOKE ALL ON TABLE public.tenant_themes FROM PUBLIC, anon, authenticated, service_role;
-GRANT SELECT, DELETE, INSERT (tenant_id, theme), UPDATE (theme) ON public.tenant_themes TO authenticated, service_role;
+-- The key, too: an upsert by PostgREST sets all columns that it is given. The policy asks of the new row what it asks of the old.
+GRANT SELECT, DELETE, INSERT (tenant_id, theme), UPDATE (tenant_id, theme) ON public.tenant_themes TO authenticated, service_role;
 
 -- ---------- which theme ----------
 
@@ -53,7 +54,7 @@ BEGIN
         UPDATE public.profiles p SET selected_theme = wanted WHERE p.id = auth.uid();
         IF NOT FOUND THEN
             RAISE EXCEPTION 'there is no user to set a theme for'
-                USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'request.jwt.claims has no sub, or nobody''s.', HINT = 'Name a tenant to set its default.';
+                USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'request.jwt.claims has no sub, or nobody''s.', HINT = 'Set request.jwt.claims to the user''s claims, or name a tenant to set its default.';
         END IF;
         RETURN;
     END IF;
@@ -63,7 +64,12 @@ BEGIN
             USING ERRCODE = 'KR002', DETAIL = 'Or it is none that you are an active member of.';
     END IF;
     IF wanted <> 'default' THEN
-        INSERT INTO public.tenant_themes AS t (tenant_id, theme) VALUES (of_tenant, wanted) ON CONFLICT (tenant_id) DO UPDATE SET theme = excluded.theme;
+        BEGIN
+            INSERT INTO public.tenant_themes AS t (tenant_id, theme) VALUES (of_tenant, wanted) ON CONFLICT (tenant_id) DO UPDATE SET theme = excluded.theme;
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE EXCEPTION 'permission denied to change the theme of tenant "%"', set_theme.tenant
+                USING ERRCODE = 'insufficient_privilege', HINT = 'Its owners and admins can.';
+        END;
         RETURN;
     END IF;
     DELETE FROM public.tenant_themes t WHERE t.tenant_id = of_tenant;
@@ -102,7 +108,14 @@ BEGIN
         RAISE EXCEPTION 'theme "%" does not exist', left(p_theme, 100)
             USING ERRCODE = 'no_data_found', HINT = 'SELECT id FROM public.themes lists those that do.';
     END IF;
+    IF p_css IS NULL THEN
+        RAISE EXCEPTION 'the CSS of a theme cannot be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = format('storage.remove_object(''themes'', %L) takes it away.', p_theme || '.css');
+    END IF;
     RETURN (SELECT o.etag FROM storage.put_object('themes', p_theme || '.css', convert_to(p_css, 'UTF8'), 'text/css; charset=utf-8') o);
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION 'permission denied to write the CSS of theme "%"', left(p_theme, 100)
+        USING ERRCODE = 'insufficient_privilege', HINT = 'Administrators of the app can: those whose role has is_admin.';
 END
 $$;
 COMMENT ON FUNCTION public.put_theme_css(text, text) IS
