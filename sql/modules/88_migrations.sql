@@ -104,11 +104,11 @@ GRANT SELECT ON kessel.migration_targets, kessel.migration_runs, kessel.migratio
 -- Refuses (25001) where COMMIT would be refused.
 CREATE FUNCTION kessel._run_check_alone() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_run_check_alone';
-CREATE FUNCTION kessel._run_try_lock(key bigint) RETURNS boolean
+CREATE FUNCTION kessel._run_try_lock(key bigint, of_transaction boolean) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_run_lock';
 CREATE FUNCTION kessel._run_release(key bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_run_unlock';
-REVOKE ALL ON FUNCTION kessel._run_check_alone(), kessel._run_try_lock(bigint), kessel._run_release(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION kessel._run_check_alone(), kessel._run_try_lock(bigint, boolean), kessel._run_release(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._run_check_alone() TO kessel_admin;
 
 CREATE FUNCTION kessel._run_key(blueprint text) RETURNS bigint
@@ -126,7 +126,9 @@ LANGUAGE sql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
 $$;
 REVOKE ALL ON FUNCTION kessel._run_holder(text) FROM PUBLIC;
 
-CREATE FUNCTION kessel._run_lock(blueprint text) RETURNS void
+-- A run's lock outlives its transactions, to _run_unlock(). The other kind is let go
+-- when the transaction ends, or the part of it that an error takes back.
+CREATE FUNCTION kessel._run_lock(blueprint text, of_transaction boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     holder integer;
@@ -134,7 +136,7 @@ DECLARE
 BEGIN
     -- Whoever just held it may be gone by the time we ask who it is.
     FOR i IN 1 .. 3 LOOP
-        IF kessel._run_try_lock(kessel._run_key(blueprint)) THEN
+        IF kessel._run_try_lock(kessel._run_key(blueprint), of_transaction) THEN
             -- Who is changing its migrations comes first; who comes later sees the lock.
             PERFORM FROM kessel.blueprints b WHERE b.name = _run_lock.blueprint FOR SHARE;
             RETURN;
@@ -154,8 +156,8 @@ CREATE FUNCTION kessel._run_unlock(blueprint text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT kessel._run_release(kessel._run_key(blueprint))
 $$;
-REVOKE ALL ON FUNCTION kessel._run_lock(text), kessel._run_unlock(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION kessel._run_lock(text), kessel._run_unlock(text) TO kessel_admin;
+REVOKE ALL ON FUNCTION kessel._run_lock(text, boolean), kessel._run_unlock(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kessel._run_lock(text, boolean), kessel._run_unlock(text) TO kessel_admin;
 
 -- The numbers of one run.
 CREATE FUNCTION kessel._run_numbers(run kessel.migration_runs, OUT state text, OUT waiting bigint, OUT running bigint, OUT done bigint, OUT failed bigint,

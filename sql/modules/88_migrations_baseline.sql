@@ -43,7 +43,7 @@ BEGIN
         RAISE EXCEPTION 'version must name the migration up to which the tables are there'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'SELECT version, name FROM kessel.migrations lists them.';
     END IF;
-    PERFORM kessel._run_lock(baseline.blueprint);
+    PERFORM kessel._run_lock(baseline.blueprint, of_transaction => true);
     FOR place IN SELECT t.data_source_id AS id, t.data_source, t.schema_name FROM kessel._targets(kessel._tenant_ids(baseline.tenants)) t WHERE NOT t.disabled ORDER BY 2, 3 LOOP
         data_source := place.data_source; schema_name := place.schema_name; recorded := NULL; error := NULL;
         BEGIN
@@ -58,7 +58,6 @@ BEGIN
         END;
         RETURN NEXT;
     END LOOP;
-    PERFORM kessel._run_unlock(baseline.blueprint);
 END
 $$;
 REVOKE ALL ON FUNCTION kessel.baseline(text, integer, text[]) FROM PUBLIC;
@@ -66,4 +65,4 @@ GRANT EXECUTE ON FUNCTION kessel.baseline(text, integer, text[]) TO kessel_admin
 COMMENT ON FUNCTION kessel.baseline(text, integer, text[]) IS
     'Records in each target that it has a blueprint''s migrations up to version, without running any: for databases that had their tables before, or have lost their record. kessel.drift() then tells whether that is true. '
     'tenants: slugs or ids; NULL: all targets. A line for each: recorded (migrations), or error ({"sqlstate", "message", "detail", "hint"}; 55000: it has a record of the blueprint already, or no such schema). '
-    'Each target commits at once, one after the other, whatever becomes of the transaction here. Errors: 42704 unknown blueprint, 22004, 22023 no such version, KR002, 55P03 it is being migrated. For kessel_admin';
+    'Each target commits at once, one after the other, whatever becomes of the transaction here, up to whose end nobody else migrates the blueprint. Errors: 42704 unknown blueprint, 22004, 22023 no such version, KR002, 55P03 it is being migrated. For kessel_admin';

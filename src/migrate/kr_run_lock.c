@@ -1,7 +1,7 @@
 /*
  * kr_run_lock.c
- *	  The lock that keeps two runs of one blueprint apart, for kessel.migrate() and
- *	  kessel.rollback().
+ *	  The lock that keeps two runs of one blueprint apart, for kessel.migrate(),
+ *	  kessel.rollback() and kessel.baseline().
  *
  * A run commits many times, so its lock is one of the session. It must not outlive
  * the run, whatever ends that: a lock of pg_advisory_lock() would stay with a
@@ -9,9 +9,10 @@
  * session lock of the lock method that tables have, as VACUUM takes it: it
  * survives COMMIT, and goes with any ROLLBACK of a whole transaction. An error in
  * a run ends in such a one, for it has committed before it took the lock, which
- * nobody can who would catch the error. In pg_locks it shows as an advisory lock
- * with objsubid 75, a number that no SQL function of PostgreSQL's gives out: who
- * holds it is a run that lives, or an administrator's kessel.baseline().
+ * nobody can who would catch the error. kessel.baseline() is a function, whose
+ * errors its caller can catch: its lock is one of the transaction, and goes with
+ * the subtransaction that an error takes back. In pg_locks both show as an advisory
+ * lock with objsubid 75, a number that no SQL function of PostgreSQL's gives out.
  */
 #include "postgres.h"
 
@@ -47,7 +48,7 @@ kr_run_check_alone(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* False: another session has it. */
+/* False: another session has it, or, unless it is for the transaction, this one. */
 Datum
 kr_run_lock(PG_FUNCTION_ARGS)
 {
@@ -55,6 +56,8 @@ kr_run_lock(PG_FUNCTION_ARGS)
 	LockAcquireResult result;
 
 	set_tag(&tag, PG_GETARG_INT64(0));
+	if (PG_GETARG_BOOL(1))
+		PG_RETURN_BOOL(LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL);
 	result = LockAcquire(&tag, ExclusiveLock, true, true);
 	/* By a run that calls this one, for there is no other way. */
 	if (result == LOCKACQUIRE_ALREADY_HELD)

@@ -41,6 +41,14 @@ like_error($k->run("SELECT kessel.baseline('nothing', 1, NULL)"), '42704', qr/do
 like_error($k->run("SELECT kessel.baseline('billing', 1, '{nobody}')"), 'KR002', qr/nobody/, 'no such tenant');
 is($k->run("SELECT kessel.baseline('billing', 1, NULL)", user => 'app')->{state}, '42501', 'it is not for apps');
 
+# Whose error is caught, or who has recorded something, keeps the lock no longer than that.
+my $s = $k->session(user => 'postgres');
+ok_run($s->run("BEGIN; DO \$\$ BEGIN PERFORM kessel.baseline('billing', 1, '{nobody}'); EXCEPTION WHEN OTHERS THEN NULL; END \$\$; SELECT kessel._run_holder('billing') IS NULL"), 't', 'an error that is caught lets go of the lock');
+ok_run($s->run("SELECT count(*) FROM (SELECT kessel.baseline('billing', 1, '{}') UNION SELECT kessel.baseline('billing', 1, '{}')) b"), '0', 'two in one transaction');
+like_error($k->run("CALL kessel.migrate('billing', tenants => '{schema-b}')"), '55P03', qr/being migrated by another session/, '... to whose end nobody else has it');
+ok_run($s->run("COMMIT; SELECT kessel._run_holder('billing') IS NULL"), 't', '... and no longer');
+$s->quit;
+
 # The record is dropped there: what the blueprint has made is not what should go.
 $k->data_exec($k->{schemas}, 'DROP SCHEMA kessel_agent CASCADE');
 ok_run($k->run("SELECT difference, error ->> 'sqlstate', mend FROM kessel.drift('billing', '{schema-a,schema-b}', $ignore)"), lines('unknown|KR014|', 'unknown|KR014|'), 'a record that is gone is no drift');
