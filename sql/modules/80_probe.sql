@@ -57,17 +57,19 @@ BEGIN
         RETURN;
     END IF;
 
-    IF EXISTS (SELECT FROM app.data_source_credentials c WHERE c.data_source_id = source.id AND c.purpose = 'owner') THEN
-        "check" := 'owner credential'; started := pg_catalog.clock_timestamp();
-        BEGIN
-            SELECT pg_catalog.format('user "%s"', r[1]) INTO detail FROM kessel._remote_query(source.id, 'owner', 'SELECT session_user') r;
-            ok := true;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
-            ok := false; detail := pg_catalog.concat_ws(': ', SQLERRM, nullif(detail, ''));
-        END;
-        ms := kessel._ms_since(started); RETURN NEXT;
-    END IF;
+    -- Without one the runtime one does, as far as its role may.
+    "check" := 'owner credential'; started := pg_catalog.clock_timestamp();
+    BEGIN
+        SELECT pg_catalog.format('user "%s"', r[1]) INTO detail FROM kessel._remote_query(source.id, 'owner', 'SELECT session_user') r;
+        ok := true;
+        IF NOT EXISTS (SELECT FROM app.data_source_credentials c WHERE c.data_source_id = source.id AND c.purpose = 'owner') THEN
+            detail := pg_catalog.format('none: migrations and the agent are made as the runtime role, %s; SELECT kessel.set_credential(%L, ..., purpose => ''owner'') sets one', detail, name);
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+        ok := false; detail := pg_catalog.concat_ws(': ', SQLERRM, nullif(detail, ''));
+    END;
+    ms := kessel._ms_since(started); RETURN NEXT;
 
     -- Rows that the source has sorted may be merged here with rows sorted here.
     "check" := 'collation'; started := pg_catalog.clock_timestamp();

@@ -86,7 +86,7 @@ CREATE FUNCTION outcome(source text) RETURNS text LANGUAGE sql AS
 CREATE FUNCTION finding(source text, name text) RETURNS text LANGUAGE sql AS
     $$ SELECT concat_ws('|', ok, detail) FROM kessel.test_data_source(source) WHERE "check" = name $$;
 
-SELECT is(outcome('here'), 'TCP TLS authentication server version round trip collation agent! role safety row security', 'a source that answers');
+SELECT is(outcome('here'), 'TCP TLS authentication server version round trip owner credential collation agent! role safety row security', 'a source that answers');
 SELECT is(finding('here', 'collation'), 't|' || datcollate || ', as here') FROM pg_database WHERE datname = current_database();
 SELECT is(finding('here', 'agent'), 'f|not installed, and row isolation needs it: run SELECT kessel.install_agent(''here'')');
 SELECT is(finding('here', 'authentication'), 't|user "doctor_runtime" without password');

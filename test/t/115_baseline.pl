@@ -63,8 +63,11 @@ like($r->{err}, qr/WARNING:.*1 of the targets were not tried to version 3/, 'a d
 like($k->exec("SELECT note FROM kessel.migration_run_targets WHERE note IS NOT NULL"), qr/^Tried to version 2 only/, '... of each target');
 
 # As whom.
+sub owner_credential { return $k->run("SELECT ok, detail FROM kessel.test_data_source('solo_a') WHERE \"check\" = 'owner credential'")->{out} }
+is(owner_credential(), qq(t|user "$k->{solo}{owner}"), 'the test of a data source says as whom');
 $k->exec("DELETE FROM app.data_source_credentials WHERE purpose = 'owner' AND data_source_id = (SELECT id FROM app.data_sources WHERE name = 'solo_a')");
 $k->run("CALL kessel.migrate('billing', tenants => '{solo-a}')");
+like(owner_credential(), qr/^t\|none: .* as the runtime role, user "$k->{solo}{runtime}"; SELECT kessel\.set_credential\('solo_a', /, '... that there is no credential of the owner');
 like($k->exec("SELECT t.error ->> 'sqlstate', t.error ->> 'hint' FROM kessel.migration_run_targets t JOIN kessel.migration_runs USING (run_id) ORDER BY started_at DESC LIMIT 1"),
     qr/^42501\|It is done as role "$k->{solo}{runtime}"\. SELECT kessel\.set_credential\('solo_a', \.\.\., purpose => 'owner'\)/, 'who lacks the privilege is told');
 
