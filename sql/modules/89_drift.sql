@@ -26,8 +26,10 @@
 -- Trust. A data source may be a customer's own and lie. What it says of its own
 -- schema goes into SQL as names alone, each quoted here, and into nobody else's.
 -- Definitions in that SQL come from a reference, and a reference serves only those
--- who share its host and port: the server that could forge it could do anything to
--- them anyway. Kinds of objects and privileges are taken from lists here.
+-- who share its host, port and owner's login: the server that could forge it could do
+-- anything to them anyway. A pooler can lead from one port to many servers, by login
+-- or by database: behind one that keeps no sessions, the database counts, too. Before
+-- one that keeps them, servers that may not trust each other need logins of their own. Kinds of objects and privileges are taken from lists here.
 
 CREATE TABLE kessel.schema_references (
     key            text COLLATE "C" PRIMARY KEY,
@@ -41,7 +43,7 @@ CREATE TABLE kessel.schema_references (
 );
 CREATE INDEX schema_references_data_source_id ON kessel.schema_references (data_source_id);
 COMMENT ON TABLE kessel.schema_references IS 'What migrations make, for kessel.drift to compare with. What is missing is built again when it is needed, as after 90 days.';
-COMMENT ON COLUMN kessel.schema_references.key IS 'Hash of all that a schema depends on: migrations, environment, host and port';
+COMMENT ON COLUMN kessel.schema_references.key IS 'Hash of all that a schema depends on: migrations, environment; host, port and login';
 COMMENT ON COLUMN kessel.schema_references.migrations IS 'Those that were run, in their order, as a target has recorded them: [blueprint, version, checksum, state, name]';
 COMMENT ON COLUMN kessel.schema_references.environment IS 'Where: version of the server, roles, extensions, default privileges';
 COMMENT ON COLUMN kessel.schema_references.data_source_id IS 'Where it was built';

@@ -29,7 +29,10 @@ REVOKE ALL ON FUNCTION kessel._reference_fingerprint(text, text) FROM PUBLIC;
 CREATE FUNCTION kessel._reference_key(data_source_id uuid, environment jsonb, migrations jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN (SELECT pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
-            pg_catalog.jsonb_build_array(kessel._schema_lines_query(), s.conninfo -> 'host', s.conninfo -> 'hostaddr', s.conninfo -> 'port', s.isolation, environment, migrations)::text, 'UTF8')), 'hex')
+            pg_catalog.jsonb_build_array(kessel._schema_lines_query(), s.conninfo -> 'host', s.conninfo -> 'hostaddr', s.conninfo -> 'port',
+                (SELECT c.username FROM app.data_source_credentials c WHERE c.data_source_id = s.id AND c.purpose IN ('owner', 'runtime') ORDER BY c.purpose LIMIT 1),
+                CASE WHEN s.options ->> 'pooler' = 'transaction' THEN s.conninfo -> 'dbname' END,
+                s.isolation, environment, migrations)::text, 'UTF8')), 'hex')
         FROM app.data_sources s WHERE s.id = data_source_id);
 REVOKE ALL ON FUNCTION kessel._reference_key(uuid, jsonb, jsonb) FROM PUBLIC;
 

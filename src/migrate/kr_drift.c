@@ -40,11 +40,13 @@ PG_FUNCTION_INFO_V1(kr_script_names_schema);
 
 /*
  * Settings that a query of catalogs needs, whatever the role has: compiling one
- * takes up to a second, and names in definitions are to be complete.
+ * takes up to a second, and names in definitions are to be complete. Those of views
+ * and rules take locks, as scripts do: nobody is to wait behind who reads them.
  */
 #define QUERY_SETTINGS \
 	"SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), " \
 	"pg_catalog.set_config('jit', 'off', true), " \
+	"pg_catalog.set_config('lock_timeout', '2s', true), " \
 	"pg_catalog.set_config('quote_all_identifiers', 'off', true), " \
 	"pg_catalog.set_config('standard_conforming_strings', 'on', true), " \
 	"pg_catalog.set_config('bytea_output', 'hex', true), " \

@@ -30,6 +30,18 @@ SELECT throws_ok(format('SELECT * FROM kessel.drift(''crm'', max_parallel => %s)
 SELECT throws_ok(format('SELECT * FROM kessel.drift(''crm'', timeout => %L)', t), '22023', 'timeout must be between one millisecond and 30 days', 'timeout ' || t) FROM unnest(ARRAY['0', '-1 s', '31 days']) t;
 SELECT lives_ok('SELECT * FROM kessel.drift(''crm'', timeout => NULL)', 'no timeout');
 
+-- ---------- whom a reference serves ----------
+
+INSERT INTO app.data_sources (name, isolation, conninfo, options)
+SELECT concat_ws('-', d, u, p), 'database', jsonb_build_object('host', 'h', 'port', '1', 'dbname', d), CASE p WHEN 'session' THEN '{}'::jsonb ELSE jsonb_build_object('pooler', p) END
+FROM unnest('{a,b}'::text[]) d, unnest('{one,two}'::text[]) u, unnest('{session,transaction}'::text[]) p;
+INSERT INTO app.data_source_credentials (data_source_id, purpose, username)
+SELECT id, purpose, CASE purpose WHEN 'owner' THEN split_part(name, '-', 2) ELSE name END FROM app.data_sources, unnest('{owner,runtime}'::text[]) purpose;
+SELECT results_eq($$SELECT array_agg(name ORDER BY name) FROM app.data_sources GROUP BY kessel._reference_key(id, '{}', '[]') ORDER BY 1$$,
+    $$VALUES ('{a-one-session,b-one-session}'::text[]), ('{a-one-transaction}'), ('{a-two-session,b-two-session}'), ('{a-two-transaction}'), ('{b-one-transaction}'), ('{b-two-transaction}')$$,
+    'those of one host and login; behind a pooler, of one database');
+DELETE FROM app.data_sources;
+
 -- ---------- scripts that name a schema ----------
 
 SELECT is(kessel._script_names_schema(script, 'public'), expected, script)

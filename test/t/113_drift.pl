@@ -381,6 +381,12 @@ note(sprintf('fifty unchanged targets: %.0f ms', (time - $begun) * 1000));
 $k->data_exec($schemas, "DROP VIEW t_f7.av; ALTER TABLE t_f33.a ADD byhand int");
 ok_run($s->run("SELECT tenant, difference, kind, object FROM kessel.drift('fifty', $fifty)"), "f33|unexpected|column|a.byhand\nf7|missing|view|av", 'two of fifty');
 
+# Nobody waits behind who reads a view's definition, nor that one for long.
+my $holder = KesselTest::Session->new([ KesselTest::_psql_command($schemas->{node}, db => $schemas->{db}, user => 'postgres') ], '');
+$holder->run('BEGIN; LOCK TABLE t_f5.a');
+ok_run($s->run("SELECT tenant, difference, error ->> 'sqlstate' FROM kessel.drift('fifty', '{f5,f6}')"), 'f5|unknown|55P03', 'a table that is locked');
+$holder->quit;
+
 #
 # One that is not there costs one line
 #
