@@ -121,6 +121,16 @@ BEGIN
 END
 $$;
 
+-- Tenants that are being created get the migrations that the fleet has, and keep the
+-- blueprint from this lock, not from _blueprint()'s: whoever changes one of those
+-- waits until it is known where they are applied.
+CREATE FUNCTION kessel._await_new_tenants(name text, version integer) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM kessel.blueprints b WHERE b.name = _await_new_tenants.name AND b.version >= _await_new_tenants.version FOR UPDATE;
+END
+$$;
+
 -- A run has read the migrations. It locks the blueprint's row when it has its own
 -- lock, so with ours of _blueprint() either it waits for us or we find it.
 CREATE FUNCTION kessel._check_not_running(name text) RETURNS void
@@ -335,6 +345,7 @@ BEGIN
     END IF;
     PERFORM kessel._check_not_running(old.blueprint);
     IF old.up <> up THEN
+        PERFORM kessel._await_new_tenants(old.blueprint, old.version);
         place := kessel._applied_where(old.blueprint, old.version);
         IF place IS NOT NULL THEN
             RAISE EXCEPTION 'migration "%" of blueprint "%" was applied already and cannot be changed', old.name, old.blueprint
@@ -397,6 +408,7 @@ BEGIN
         RETURN;
     END IF;
 
+    PERFORM kessel._await_new_tenants(of_blueprint, new_version);
     SELECT p.version, kessel._applied_where(of_blueprint, p.version) AS place INTO highest
     FROM kessel._applied_places(of_blueprint, new_version) p ORDER BY p.version DESC LIMIT 1;
     IF highest.version IS NOT NULL THEN
@@ -438,6 +450,7 @@ BEGIN
         RAISE EXCEPTION 'blueprint "%" has no migration "%"', within.name, drop_migration.name
             USING ERRCODE = 'undefined_object', HINT = 'SELECT blueprint, name FROM kessel.migrations lists those that there are.';
     END IF;
+    PERFORM kessel._await_new_tenants(within.name, old.version);
     place := CASE WHEN within.built_in THEN 'It comes with the extension.' ELSE kessel._applied_where(within.name, old.version) END;
     IF place IS NOT NULL THEN
         RAISE EXCEPTION 'migration "%" of blueprint "%" cannot be dropped', old.name, within.name
@@ -452,7 +465,7 @@ COMMENT ON FUNCTION kessel.drop_migration(text, text) IS
 
 REVOKE ALL ON FUNCTION
     kessel._script_statements(text, text), kessel._script_place(text, text, text), kessel._applied_places(text, integer), kessel._applied_where(text, integer),
-    kessel._blueprint(text), kessel._check_not_running(text), kessel._required(text[]), kessel._check_requires(text, text, text[]), kessel._check_script(kessel.blueprints, text, text, text, boolean),
+    kessel._blueprint(text), kessel._await_new_tenants(text, integer), kessel._check_not_running(text), kessel._required(text[]), kessel._check_requires(text, text, text[]), kessel._check_script(kessel.blueprints, text, text, text, boolean),
     kessel._version_of(text), kessel._may_write_for(name, name), kessel._change_migration(kessel.migrations, text, text, boolean, name), kessel._checksum(text),
     kessel._add_migration(text, text, text, text, boolean, name),
     kessel.add_blueprint(text, text, text, boolean, text[]), kessel.drop_blueprint(text),

@@ -22,7 +22,7 @@ REVOKE ALL ON FUNCTION kessel._forget_empty_schema(uuid, text) FROM PUBLIC;
 -- tenant's transaction rolls back here, the place has them, which the next one to
 -- ask finds out. Holds the versions as they are until that transaction ends, so
 -- that a run of the fleet, which raises them before it looks for late comers,
--- misses none.
+-- misses none; and the migrations up to them, not those that come after.
 CREATE FUNCTION kessel._migrate_new_tenant(tenant_id uuid) RETURNS integer
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -36,7 +36,7 @@ BEGIN
     SELECT g.* INTO STRICT place FROM kessel._targets(ARRAY[tenant_id]) g;
     FOR wanted IN
         SELECT b.name, b.version FROM kessel.blueprints b
-        WHERE b.applies_to = 'data_sources' AND b.for_new_tenants ORDER BY b.name FOR SHARE
+        WHERE b.applies_to = 'data_sources' AND b.for_new_tenants ORDER BY b.name FOR KEY SHARE
     LOOP
         CONTINUE WHEN wanted.version = 0 OR EXISTS (
             SELECT FROM kessel.migration_targets k

@@ -387,8 +387,8 @@ REVOKE ALL ON FUNCTION kessel._run_wave_end(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._run_wave_end(uuid) TO kessel_admin;
 
 -- A run of the whole fleet says which version it is meant to have, and new tenants
--- get: once its canary has it, and without one once any target has it. The UPDATE
--- waits for tenants that are being created; see kessel._migrate_new_tenant().
+-- get: once its canary has it, and without one once any target has it. Tenants that
+-- are being created are waited for; see kessel._migrate_new_tenant().
 CREATE FUNCTION kessel._run_reached(run_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -397,6 +397,7 @@ DECLARE
 BEGIN
     IF run.tenants IS NULL AND NOT run.dry_run AND (numbers.done > 0 OR numbers.failed + numbers.unknown = 0)
        AND NOT (run.wave IS NOT DISTINCT FROM 'canary' AND run.stopping) THEN
+        PERFORM FROM kessel.blueprints b WHERE b.name = run.blueprint AND b.version <> run.to_version FOR UPDATE;
         UPDATE kessel.blueprints b SET version = run.to_version
         WHERE b.name = run.blueprint AND CASE run.kind WHEN 'migrate' THEN b.version < run.to_version ELSE b.version > run.to_version END;
     END IF;

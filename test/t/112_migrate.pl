@@ -262,6 +262,22 @@ ok_call("migrate('crm')", qr/table data.notes: created/, 'the way down was mende
     ok_run($k->run('INSERT INTO data.accounts (id, more) VALUES (1, \'x\'); SELECT id, more FROM data.accounts', user => 'postgres', tenant => 'new'), '1|x', 'which can be used at once');
     is($m->sql('new', "SELECT count(*) FROM kessel_agent.migrations WHERE blueprint = 'other'"), '0', 'but not of a blueprint that only some have');
 
+    # The blueprint goes on while one comes; what that one gets is not changed.
+    $m->database('slow');
+    my $other = $k->session(user => 'postgres');
+    ok_run($other->run("BEGIN; SELECT kessel.create_tenant('slow', data_source => 'slow') IS NULL"), 'f', 'a tenant that is being created');
+    is($k->run("SET lock_timeout = '10s'; BEGIN; SELECT kessel.add_migration('crm', '0019_next', 'SELECT 1', 'SELECT 1'); ROLLBACK")->{state}, '', '... keeps nobody from adding a migration');
+    is($k->run("SET lock_timeout = '100ms'; SELECT kessel.add_migration('crm', '0009_end', 'SELECT 2', 'SELECT 2')")->{state}, '55P03', '... but from changing one that it may have');
+    is($k->run("SET lock_timeout = '100ms'; SELECT kessel.drop_migration('crm', '0009_end')")->{state}, '55P03', '... or dropping it');
+    $s->start("CALL kessel.rollback('crm', 8)");
+    ok($k->node->poll_query_until('infra', "SELECT count(*) = 1 FROM pg_locks l WHERE NOT granted AND EXISTS (SELECT FROM kessel.migration_runs r WHERE r.pid = l.pid AND r.state = 'running')"), 'a run for all waits with its end');
+    $other->run('COMMIT');
+    $other->quit;
+    $r = $s->finish;
+    like($r->{err}, qr/53 of 53 targets done|54 of 54 targets done/, 'for who comes') or diag($r->{err});
+    is($m->sql('slow', 'SELECT max(version) FROM kessel_agent.migrations'), '8', '... who has it, too');
+    ok_call("migrate('crm')", qr/targets done/, 'up again');
+
     $m->database('row2');
     $k->exec("SELECT kessel.alter_data_source('row2', isolation => 'row'); SELECT kessel.install_agent('row2')");
     $k->exec("SELECT kessel.add_blueprint('naked'); SELECT kessel.add_migration('naked', '0001_naked', 'CREATE TABLE naked (); GRANT SELECT ON naked TO \"\@runtime\"', 'DROP TABLE naked'); UPDATE kessel.blueprints SET version = 1 WHERE name = 'naked'");
