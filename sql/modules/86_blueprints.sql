@@ -293,7 +293,7 @@ BEGIN
                 USING ERRCODE = 'active_sql_transaction', DETAIL = format('It is in line %s of the %s.', statement.line, whole),
                       HINT = CASE blueprint.applies_to
                              WHEN 'infra' THEN 'In the infra database all migrations do: write a form that can, or run it beside kessel.setup().'
-                             ELSE 'Add the migration with transactional => false: then its statements run and are committed one by one. Write them so that they can be run again.' END;
+                             ELSE 'Add the migration with transactional => false, or let its file begin with the line "-- kessel: non-transactional": then its statements run and are committed one by one. Write them so that they can be run again.' END;
         END IF;
         IF statement.unnamed_index THEN
             RAISE EXCEPTION 'CREATE INDEX CONCURRENTLY needs a name for the index'

@@ -233,9 +233,9 @@ BEGIN
     END IF;
     version := (kessel._fleet_blueprint(blueprint)).version;
     IF version = 0 THEN
-        RAISE EXCEPTION 'blueprint "%" is not applied', blueprint
-            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Router tables are made from a data source that has its tables.',
-                  HINT = format('CALL kessel.migrate(%L) applies it to all tenants.', blueprint);
+        RAISE EXCEPTION 'blueprint "%" has not been applied to all tenants', blueprint
+            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Router tables are for all tenants, and made once a run for all has brought them the tables.',
+                  HINT = format('CALL kessel.migrate(%L), without tenants, is one.', blueprint);
     END IF;
     IF tables IS NULL AND kessel._blueprint_relations(blueprint, version) = '{}' THEN
         RAISE EXCEPTION 'the migrations of blueprint "%" show no table', blueprint
@@ -256,7 +256,7 @@ COMMENT ON FUNCTION kessel.expose(text, text, text[]) IS
     'tables: their names, where migrations make them in functions or DO blocks, or not all are wanted; NULL: what CREATE TABLE, CREATE VIEW and their like make in the scripts. '
     'Rows as kessel.import_tables(), and missing: the runtime role may not use it, dropped: the blueprint has it no more. What is made belongs to the caller, as whom those calls act then: '
     'one whose caller may not become this role leaves them as they are, with a WARNING. '
-    'Errors: those of kessel.import_tables(), 42704 no such blueprint, 55000 it is not applied, 42P01 its scripts show no table, KR005 no place can be asked. For kessel_admin';
+    'Errors: those of kessel.import_tables(), 42704 no such blueprint, 55000 no run for all tenants has applied it, 42P01 its scripts show no table, KR005 no place can be asked. For kessel_admin';
 
 CREATE FUNCTION kessel.unexpose(blueprint text, local_schema text DEFAULT 'data') RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

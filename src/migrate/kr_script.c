@@ -314,7 +314,7 @@ refuse(const char *script, int location, const Node *parsed)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("a migration cannot begin or end a transaction"),
-				 errhint("It runs in one; if its statements have to be committed one by one, add it with transactional => false."),
+				 errhint("It runs in one; if its statements have to be committed one by one, add it with transactional => false, or let its file begin with the line \"-- kessel: non-transactional\"."),
 				 at_place(script, location)));
 	if (IsA(parsed, CopyStmt) && ((const CopyStmt *) parsed)->filename == NULL)
 		ereport(ERROR,

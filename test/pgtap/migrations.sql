@@ -143,7 +143,7 @@ SELECT throws_ok('SELECT * FROM kessel.expose(''nothing'')', '42704', 'blueprint
 SELECT throws_ok('SELECT * FROM kessel.expose(''here'')', '42809');
 SELECT throws_ok('SELECT * FROM kessel.expose(NULL)', '22004');
 SELECT throws_ok('SELECT * FROM kessel.expose(''paper'', tables => ''{NULL}'')', '22004');
-SELECT throws_ok('SELECT * FROM kessel.expose(''paper'')', '55000', 'blueprint "paper" is not applied');
+SELECT throws_ok('SELECT * FROM kessel.expose(''paper'')', '55000', 'blueprint "paper" has not been applied to all tenants');
 UPDATE kessel.blueprints SET version = 1 WHERE name = 'blank';
 SELECT throws_ok('SELECT * FROM kessel.expose(''blank'')', '42P01', 'the migrations of blueprint "blank" show no table');
 UPDATE kessel.blueprints SET version = 10 WHERE name = 'paper';
