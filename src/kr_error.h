@@ -23,7 +23,7 @@
 #define KR_ERR_VAULT_SEALED			MAKE_SQLSTATE('K', 'R', '0', '1', '0')	/* no root key, or the wrong one */
 #define KR_ERR_VAULT_CANNOT_OPEN	MAKE_SQLSTATE('K', 'R', '0', '1', '1')	/* altered, or destroyed key */
 #define KR_ERR_SECRET_EXPIRED		MAKE_SQLSTATE('K', 'R', '0', '1', '2')
-#define KR_ERR_MIGRATION_FAILED		MAKE_SQLSTATE('K', 'R', '0', '1', '3')	/* in some of its targets; raised in SQL */
+#define KR_ERR_MIGRATION_FAILED		MAKE_SQLSTATE('K', 'R', '0', '1', '3')	/* in some of its targets */
 #define KR_ERR_MIGRATION_UNKNOWN	MAKE_SQLSTATE('K', 'R', '0', '1', '4')	/* a target has what is not known here */
 
 /*

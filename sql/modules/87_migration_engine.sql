@@ -29,7 +29,11 @@ CREATE FUNCTION kessel._migration_stop_after(failures integer) RETURNS void
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_migration_stop_after';
 COMMENT ON FUNCTION kessel._migration_stop_after(integer) IS 'Internal: from now on so many may fail or end unknown; the next one stops all as kessel._migration_stop() does, before another is begun. NULL: nothing changes';
 
-REVOKE ALL ON FUNCTION kessel._migration_stop_after(integer), kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
+CREATE FUNCTION kessel._migration_fail(message text, detail text, hint text) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_migration_fail';
+COMMENT ON FUNCTION kessel._migration_fail(text, text, text) IS 'Internal: raises KR013';
+
+REVOKE ALL ON FUNCTION kessel._migration_fail(text, text, text), kessel._migration_stop_after(integer), kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
     kessel._migration_next(interval), kessel._migration_open(), kessel._migration_stop() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION kessel._migration_stop_after(integer), kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
+GRANT EXECUTE ON FUNCTION kessel._migration_fail(text, text, text), kessel._migration_stop_after(integer), kessel._migration_begin(uuid, text, text, integer, boolean, integer, interval, interval, integer, uuid[], text[]),
     kessel._migration_next(interval), kessel._migration_open(), kessel._migration_stop() TO kessel_admin;

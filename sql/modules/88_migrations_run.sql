@@ -523,7 +523,7 @@ BEGIN
     END IF;
     PERFORM kessel._run_unlock(blueprint);
     IF result.state <> 'done' THEN
-        RAISE EXCEPTION '%', result.message USING ERRCODE = 'KR013', DETAIL = result.detail, HINT = result.hint;
+        PERFORM kessel._migration_fail(result.message, coalesce(result.detail, ''), result.hint);
     END IF;
     RAISE NOTICE '%', result.message;
 END

@@ -3,6 +3,10 @@
  *	  kessel._migration_begin(), _next(), _open() and _stop(): the engine under
  *	  kessel.migrate() and kessel.rollback(), which commit between two calls.
  *
+ * What ends such a call, cancellation or failed targets, is raised here without
+ * context: the lines of the procedures in which that was would be longer than the
+ * error, and say nothing to who has called them.
+ *
  * A session has one at most. It lives in the portal that was active when it was
  * begun, so to the end of the procedure's CALL, and goes with it: what then runs in
  * targets is cancelled, and rolled back there. Who calls _migration_begin() from a
@@ -35,6 +39,7 @@ PG_FUNCTION_INFO_V1(kr_migration_next);
 PG_FUNCTION_INFO_V1(kr_migration_open);
 PG_FUNCTION_INFO_V1(kr_migration_stop);
 PG_FUNCTION_INFO_V1(kr_migration_stop_after);
+PG_FUNCTION_INFO_V1(kr_migration_fail);
 
 #define MAX_PARALLEL 1000
 #define MAX_LINES 1000
@@ -405,10 +410,12 @@ demand_current(void)
 Datum
 kr_migration_next(PG_FUNCTION_ARGS)
 {
+	ErrorContextCallback *context = error_context_stack;
 	int64		wait_ms = PG_ARGISNULL(0) ? 0 : interval_ms(fcinfo, 0, "wait");
 
 	demand_current();
 	InitMaterializedSRF(fcinfo, 0);
+	error_context_stack = NULL;
 	PG_TRY();
 	{
 		gather((ReturnSetInfo *) fcinfo->resultinfo, wait_ms);
@@ -421,6 +428,7 @@ kr_migration_next(PG_FUNCTION_ARGS)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	error_context_stack = context;
 	return (Datum) 0;
 }
 
@@ -443,5 +451,22 @@ kr_migration_stop_after(PG_FUNCTION_ARGS)
 {
 	demand_current();
 	failures_left = Max(PG_GETARG_INT32(0), 0);
+	PG_RETURN_VOID();
+}
+
+/* Whoever catches it has the context back. */
+Datum
+kr_migration_fail(PG_FUNCTION_ARGS)
+{
+	const char *message = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *detail = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const char *hint = text_to_cstring(PG_GETARG_TEXT_PP(2));
+
+	error_context_stack = NULL;
+	ereport(ERROR,
+			(errcode(KR_ERR_MIGRATION_FAILED),
+			 errmsg("%s", message),
+			 errdetail("%s", detail),
+			 errhint("%s", hint)));
 	PG_RETURN_VOID();
 }

@@ -39,7 +39,7 @@ my %phase = (
         there => "wave = 'rest' AND running = 1 AND done = 49", done => 49, sure => 49, late => 1 });
 
 my %how = (
-    'cancelled' => sub { my ($s) = @_; $k->exec("SELECT pg_cancel_backend(@{[ $s->pid ]})"); return $s->finish->{state} eq '57014' },
+    'cancelled' => sub { my ($s) = @_; $k->exec("SELECT pg_cancel_backend(@{[ $s->pid ]})"); my $r = $s->finish; return $r->{state} eq '57014' && $r->{err} !~ /WITH news/ },
     'terminated' => sub { my ($s) = @_; $k->exec("SELECT pg_terminate_backend(@{[ $s->pid ]})"); return $s->finish->{state} ne '' },
     'killed with its backend' => sub {
         my ($s) = @_;
