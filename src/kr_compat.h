@@ -79,6 +79,17 @@ kr_may_use_schema(Oid schema, Oid role)
 #endif
 }
 
+/* SET is an option of membership since 16. */
+static inline bool
+kr_may_become(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return member_can_set_role(member, role);
+#else
+	return is_member_of_role(member, role);
+#endif
+}
+
 /* Of a hook for ExecutorRun(), which has one parameter less since 18 */
 #if PG_VERSION_NUM >= 180000
 #define KR_EXECUTOR_RUN_PARAMETERS \

@@ -152,13 +152,19 @@ $$;
 REVOKE ALL ON FUNCTION kessel._expose_places(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel._expose_places(text) TO kessel_admin;
 
+-- As whom the tables are exposed: the role of SET ROLE or of the login, or the one
+-- that kessel._refresh_exposed_as() acts as.
+CREATE FUNCTION kessel._expose_role() RETURNS name
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'kr_expose_role';
+REVOKE ALL ON FUNCTION kessel._expose_role() FROM PUBLIC;
+
 -- Remembers what is exposed, and by whom. Of the tables that are named, those count
 -- that are router tables there.
 CREATE FUNCTION kessel._expose_remember(blueprint text, local_schema name, tables text[], made text[]) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO kessel.exposed AS e (blueprint, local_schema, tables, made, exposed_by)
     SELECT _expose_remember.blueprint, _expose_remember.local_schema, _expose_remember.tables, coalesce(array_agg(c.relname::text ORDER BY c.relname), '{}'),
-           CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role') END
+           kessel._expose_role()
     FROM pg_class c
          JOIN pg_foreign_table f ON f.ftrelid = c.oid
          JOIN pg_foreign_server s ON s.oid = f.ftserver AND s.srvname = 'kessel_router'
@@ -270,6 +276,23 @@ GRANT EXECUTE ON FUNCTION kessel.unexpose(text, text) TO kessel_admin;
 COMMENT ON FUNCTION kessel.unexpose(text, text) IS
     'Router tables in local_schema follow the blueprint no more; they stay as they are. False if they did not. For kessel_admin';
 
+-- One schema's, and what has changed as notices.
+CREATE FUNCTION kessel._refresh_exposed_one(exposed kessel.exposed) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    change record;
+BEGIN
+    FOR change IN SELECT * FROM kessel._expose_refresh(exposed) r WHERE r.action <> 'unchanged' LOOP
+        RAISE NOTICE '%: %', change.object, concat_ws(', ', change.action, change.detail);
+    END LOOP;
+END
+$$;
+
+-- The same with that role's rights, from which nothing that runs there can come back
+-- to the caller's. 42501: the caller may not become it.
+CREATE FUNCTION kessel._refresh_exposed_as(role name, exposed kessel.exposed) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_expose_refresh_as';
+
 -- At the end of a run of the whole fleet, which what fails here does not undo. As
 -- the role that has exposed the tables, if the caller may become it, never with more
 -- rights than it has.
@@ -277,18 +300,12 @@ CREATE FUNCTION kessel._refresh_exposed(blueprint text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     exposed kessel.exposed;
-    caller text := current_setting('role');
-    change record;
     why text;
     hint text;
 BEGIN
     FOR exposed IN SELECT * FROM kessel.exposed e WHERE e.blueprint = _refresh_exposed.blueprint ORDER BY e.local_schema LOOP
         BEGIN
-            PERFORM set_config('role', exposed.exposed_by, true) WHERE exposed.exposed_by <> current_user;
-            FOR change IN SELECT * FROM kessel._expose_refresh(exposed) r WHERE r.action <> 'unchanged' LOOP
-                RAISE NOTICE '%: %', change.object, concat_ws(', ', change.action, change.detail);
-            END LOOP;
-            PERFORM set_config('role', caller, true);
+            PERFORM kessel._refresh_exposed_as(exposed.exposed_by, exposed);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
             RAISE WARNING 'router tables of blueprint "%" in schema "%" were not brought up to date: %', blueprint, exposed.local_schema, SQLERRM
@@ -299,5 +316,5 @@ BEGIN
     END LOOP;
 END
 $$;
-REVOKE ALL ON FUNCTION kessel._refresh_exposed(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION kessel._refresh_exposed(text) TO kessel_admin;
+REVOKE ALL ON FUNCTION kessel._refresh_exposed(text), kessel._refresh_exposed_as(name, kessel.exposed), kessel._refresh_exposed_one(kessel.exposed) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kessel._refresh_exposed(text), kessel._refresh_exposed_as(name, kessel.exposed), kessel._refresh_exposed_one(kessel.exposed) TO kessel_admin;

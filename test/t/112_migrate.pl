@@ -323,6 +323,10 @@ ok_call("migrate('crm')", qr/table data.notes: created/, 'the way down was mende
     $k->exec('ALTER FOREIGN TABLE data.accounts OWNER TO admin');
     is($s->run("SELECT count(*) FROM kessel.expose('crm') WHERE action <> 'unchanged'")->{out}, '0', 'exposed by another role');
     is($k->run("CALL kessel.migrate('crm', run_id => NULL)")->{state} . $k->exec('SELECT exposed_by FROM kessel.exposed'), 'admin', 'as which a superuser acts, too');
+    $k->exec('CREATE FUNCTION public.rise() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; END $$; CREATE EVENT TRIGGER rise ON ddl_command_end EXECUTE FUNCTION public.rise()');
+    like($k->run("CALL kessel.rollback('crm', 9)")->{err}, qr/WARNING.*not brought up to date: cannot set parameter "role" within security-/, '... and nothing that runs then is a superuser again');
+    $k->exec('DROP EVENT TRIGGER rise; DROP FUNCTION public.rise()');
+    like($k->run("CALL kessel.migrate('crm')")->{err}, qr/run /, 'up again');
     $k->exec('CREATE VIEW public.dependent AS SELECT owner FROM data.accounts');
     $r = call("rollback('crm', 9)");
     like($r->{err}, qr/WARNING.*cannot drop column owner of foreign table data.accounts because other objects depend on it/, 'nor because of a view that needs a column');
