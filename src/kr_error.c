@@ -63,6 +63,7 @@ static const SecretWord secret_words[] = {
 	{"create_secret", true},
 	{"data_source_anon_key", true},
 	{"data_source_service_key", true},
+	{"data_source_url", true},
 	{"encrypt_aes_gcm", true},
 	{"import_aes_gcm", false},
 	{"insert_secret", true},

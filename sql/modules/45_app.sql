@@ -44,11 +44,16 @@ COMMENT ON FUNCTION app.custom_access_token_hook(jsonb) IS
     'Puts tenant_id into the claims of a token that is about to be issued: the tenant that claims.app_metadata.tenant_id names (slug or id), or else the one that the user joined first; of tenants that are active, and in which the user is. Takes it out where there is none. '
     'event: an object with user_id and claims, as Supabase Auth and others that know this hook send it; all else in it is returned as it came. Error 22023 no such object. For kessel_service, kessel_admin, and who issues tokens';
 
+-- Is there this function of a blueprint? Not one that somebody has put there who may
+-- only make schemas: ours that call it do so with their caller's rights.
+CREATE FUNCTION kessel._infra_has(function text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
+RETURN EXISTS (SELECT FROM pg_proc p WHERE p.oid = to_regprocedure('infra.' || function) AND pg_has_role(p.proowner, 'kessel_admin', 'USAGE'));
+
 CREATE FUNCTION kessel.has_permission(module text) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Not one that somebody has put there who may only make schemas.
-    IF NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = to_regprocedure('infra.has_permission(text)') AND pg_has_role(p.proowner, 'kessel_admin', 'USAGE')) THEN
+    IF NOT kessel._infra_has('has_permission(text)') THEN
         RAISE EXCEPTION 'there are no permissions in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT kessel.setup() makes public.role_permissions.';
     END IF;
@@ -59,8 +64,8 @@ COMMENT ON FUNCTION kessel.has_permission(text) IS
     'May the user of the claims use this module, as public.role_permissions and public.module_role_access say? Without a user, nouser_access decides. False for NULL and for a module that is not there. Errors: 55000 the blueprint core was not set up, 22P02 bad claims. For kessel_user, kessel_service, kessel_admin';
 
 REVOKE ALL ON FUNCTION app.current_tenant_id(), app.is_user_active_in_tenant(uuid, uuid), app.custom_access_token_hook(jsonb),
-    kessel.has_permission(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION app.current_tenant_id(), app.is_user_active_in_tenant(uuid, uuid), kessel.has_permission(text)
+    kessel._infra_has(text), kessel.has_permission(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION app.current_tenant_id(), app.is_user_active_in_tenant(uuid, uuid), kessel._infra_has(text), kessel.has_permission(text)
     TO kessel_user, kessel_service, kessel_admin;
 GRANT EXECUTE ON FUNCTION app.custom_access_token_hook(jsonb) TO kessel_service, kessel_admin;
 

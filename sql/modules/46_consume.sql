@@ -4,7 +4,7 @@
 CREATE FUNCTION kessel.consume(agent uuid, amount bigint DEFAULT 1) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF to_regprocedure('infra.consume(uuid, bigint)') IS NULL THEN
+    IF NOT kessel._infra_has('consume(uuid, bigint)') THEN
         RAISE EXCEPTION 'there are no agents in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT kessel.setup(''{enterprise}'') makes public.enterprise_agents.';
     END IF;

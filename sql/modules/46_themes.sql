@@ -3,7 +3,7 @@
 CREATE FUNCTION kessel.set_theme(theme text, tenant text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF to_regprocedure('infra.set_theme(text,text)') IS NULL THEN
+    IF NOT kessel._infra_has('set_theme(text, text)') THEN
         RAISE EXCEPTION 'there are no themes to choose in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'SELECT kessel.setup(''{storage}'') makes them.';
     END IF;

@@ -115,7 +115,7 @@ my %plain = map { $_ => 1 } (
     # a configuration, which a trigger hands on: see below
     'infra.app_installations_problems',
     # files, their names, themes
-    map({ "infra.$_" } qw(add_content check_object check_object_name content public_object set_theme)), 'kessel.set_theme', map({ "public.$_" } qw(get_theme_css put_theme_css)),
+    map({ "infra.$_" } qw(add_content check_mime_type check_object check_object_name public_content public_object set_theme)), 'kessel.set_theme', map({ "public.$_" } qw(get_theme_css put_theme_css)),
     # names and ids of secrets, tenants and roles; conditions; files
     map({ "vault.$_" } qw(grant_secret reveal revoke_secret rotate_tenant_key shred_tenant)),
     # what is sealed already

@@ -1,7 +1,7 @@
 -- The ground of an infra database: roles and the schema auth as Supabase makes
--- them. What is there already, made by Supabase or by somebody else, is used as it
--- is. What is made here has a comment that begins with "kessel_router core:", by
--- which the way back knows it.
+-- them. What is there already, made by Supabase or by whoever has as many rights as
+-- the one who sets up, is used as it is. What is made here has a comment that begins
+-- with "kessel_router core:", by which the way back knows it.
 
 SET search_path = pg_catalog, pg_temp;
 
@@ -43,13 +43,15 @@ END
 $$;
 
 DO $$
+DECLARE
+    stranger record;
 BEGIN
     IF to_regnamespace('auth') IS NULL THEN
         CREATE SCHEMA auth;
         COMMENT ON SCHEMA auth IS 'kessel_router core: users, and what the session''s claims say of them';
+        REVOKE ALL ON SCHEMA auth FROM PUBLIC, anon, authenticated, service_role;
         GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
     ELSE
-        -- Policies believe what its functions say, so whoever owns it has to be trusted.
         RAISE NOTICE 'schema auth is there already and is used as it is; it belongs to role "%"',
             (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'auth');
     END IF;
@@ -81,6 +83,7 @@ BEGIN
         CREATE UNIQUE INDEX users_email ON auth.users (lower(email)) WHERE NOT is_sso_user;
         CREATE INDEX users_created_at ON auth.users (created_at);
         ALTER TABLE auth.users ENABLE ROW LEVEL SECURITY;
+        REVOKE ALL ON TABLE auth.users FROM PUBLIC, anon, authenticated, service_role;
         COMMENT ON TABLE auth.users IS 'kessel_router core: who can sign in. For the roles that own it and that bypass row security';
     END IF;
 
@@ -108,6 +111,23 @@ BEGIN
         RETURN coalesce(nullif(current_setting('request.jwt.claim.email', true), ''),
                         nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email');
         COMMENT ON FUNCTION auth.email() IS 'kessel_router core: e-mail address of the claims; NULL where there are none';
+    END IF;
+
+    -- Policies believe what these functions say, and functions of the one who sets up
+    -- call them with his rights: so whoever could change them has to have those, too.
+    -- Asked last, when nobody can put anything in their place any more.
+    SELECT w.what, pg_get_userbyid(w.owner) AS name INTO stranger
+    FROM (SELECT 'schema auth', (SELECT n.nspowner FROM pg_namespace n WHERE n.oid = to_regnamespace('auth'))
+          UNION ALL SELECT 'table auth.users', (SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass('auth.users'))
+          UNION ALL SELECT 'function ' || f, (SELECT p.proowner FROM pg_proc p WHERE p.oid = to_regprocedure(f))
+          FROM unnest(ARRAY['auth.jwt()', 'auth.uid()', 'auth.role()', 'auth.email()']) f) w(what, owner)
+    WHERE NOT coalesce(pg_has_role(w.owner, current_user, 'MEMBER') OR pg_get_userbyid(w.owner) IN ('supabase_admin', 'supabase_auth_admin'), false)
+    LIMIT 1;
+    IF stranger.what IS NOT NULL THEN
+        RAISE EXCEPTION '% belongs to role "%"', stranger.what, stranger.name
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = format('What the owner puts in its place would run with the rights of role "%s", which the owner does not have.', current_user),
+                  HINT = 'Look at it, and ALTER its OWNER; or call kessel.setup() as a role that the owner could become.';
     END IF;
 END
 $$;

@@ -7,7 +7,7 @@ SET search_path = pg_catalog, pg_temp;
 
 CREATE SCHEMA infra;
 COMMENT ON SCHEMA infra IS 'What policies and triggers of the infra database''s tables are made of; not for an API';
-REVOKE ALL ON SCHEMA infra FROM PUBLIC;
+REVOKE ALL ON SCHEMA infra FROM PUBLIC, anon, authenticated, service_role;
 GRANT USAGE ON SCHEMA infra TO anon, authenticated, service_role, kessel_user, kessel_service, kessel_admin;
 
 CREATE FUNCTION infra.touch() RETURNS trigger

@@ -85,15 +85,16 @@ BEGIN
     ELSE
         by_name := NEW.role_id IS NOT DISTINCT FROM OLD.role_id AND NEW.role IS DISTINCT FROM OLD.role;
     END IF;
+    -- Locked, so that it is not being renamed meanwhile.
     IF by_name THEN
-        SELECT r.id INTO NEW.role_id FROM public.roles r WHERE r.name = NEW.role;
+        SELECT r.id INTO NEW.role_id FROM public.roles r WHERE r.name = NEW.role FOR KEY SHARE;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'role "%" does not exist', left(NEW.role, 100)
                 USING ERRCODE = 'foreign_key_violation', HINT = 'SELECT name FROM public.roles lists those that do.';
         END IF;
     ELSE
         -- One that does not exist is found by the foreign key.
-        NEW.role := coalesce((SELECT r.name FROM public.roles r WHERE r.id = NEW.role_id), NEW.role);
+        NEW.role := coalesce((SELECT r.name FROM public.roles r WHERE r.id = NEW.role_id FOR KEY SHARE), NEW.role);
     END IF;
     RETURN NEW;
 END

@@ -61,7 +61,7 @@ BEGIN
     RETURN QUERY
     SELECT n.nspname::text, c.relname::text,
            CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'BASE TABLE' END,
-           CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
+           CASE WHEN c.reltuples >= 0 AND NOT row_security_active(c.oid) THEN c.reltuples::bigint END,
            obj_description(c.oid, 'pg_class')
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -73,7 +73,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION public.discover_tables(text, text) IS
-    'Tables and views that may be read, of one schema or (NULL) all. p_database: kessel, this one, where the caller''s privileges count; or an id of public.db_registry with a data source, where those of the router''s role do, for whoever may call kessel.discover_tables(). Errors: KR007 no such database, 42501. For authenticated, service_role';
+    'Tables and views that may be read, of one schema or (NULL) all. estimated_rows: NULL where it is not known, or row security keeps rows from the caller. p_database: kessel, this one, where the caller''s privileges count; or an id of public.db_registry with a data source, where those of the router''s role do, for whoever may call kessel.discover_tables(). Errors: KR007 no such database, 42501. For authenticated, service_role';
 
 REVOKE ALL ON FUNCTION public.get_table_columns(text, text), public.get_schema_relationships(), public.discover_tables(text, text)
     FROM PUBLIC, anon, authenticated, service_role;

@@ -13,14 +13,15 @@ DROP TRIGGER kessel_updated ON storage.objects;
 DROP TRIGGER kessel_inserted ON storage.objects;
 DROP TRIGGER kessel_content ON storage.objects;
 DROP TABLE infra.object_contents;
+DROP FUNCTION infra.public_content(text, text);
 DROP FUNCTION infra.public_object(text, text);
 DROP FUNCTION infra.object_written();
 DROP FUNCTION infra.object_content_is_its();
-DROP FUNCTION infra.content(uuid, text);
-DROP FUNCTION infra.add_content(text, text, bytea);
+DROP FUNCTION infra.add_content(text, bytea);
 DROP FUNCTION infra.drop_unused_content();
 DROP FUNCTION infra.check_content();
 DROP FUNCTION infra.check_object(text, text, bigint);
+DROP FUNCTION infra.check_mime_type(text);
 DROP FUNCTION infra.check_object_name(text);
 
 DO $$

@@ -8,11 +8,12 @@ SET search_path = pg_catalog, pg_temp;
 DO $$
 DECLARE
     lacking text;
+    stranger record;
 BEGIN
     IF to_regnamespace('storage') IS NULL THEN
         CREATE SCHEMA storage;
         COMMENT ON SCHEMA storage IS 'kessel_router storage: files in buckets';
-        REVOKE ALL ON SCHEMA storage FROM PUBLIC;
+        REVOKE ALL ON SCHEMA storage FROM PUBLIC, anon, authenticated, service_role;
         GRANT USAGE ON SCHEMA storage TO anon, authenticated, service_role;
     ELSE
         RAISE NOTICE 'schema storage is there already and is used as it is; it belongs to role "%"',
@@ -88,6 +89,20 @@ BEGIN
         GRANT SELECT, INSERT, UPDATE, DELETE ON storage.objects TO authenticated, service_role;
     END IF;
 
+    -- What triggers, defaults and the like of these tables do, they do with the rights of
+    -- whoever writes them: the one who sets up, and functions of his.
+    SELECT w.what, pg_get_userbyid(w.owner) AS name INTO stranger
+    FROM (SELECT 'schema storage', (SELECT n.nspowner FROM pg_namespace n WHERE n.oid = to_regnamespace('storage'))
+          UNION ALL SELECT 'table ' || t, (SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass(t)) FROM unnest(ARRAY['storage.buckets', 'storage.objects']) t) w(what, owner)
+    WHERE NOT coalesce(pg_has_role(w.owner, current_user, 'MEMBER') OR pg_get_userbyid(w.owner) IN ('supabase_admin', 'supabase_storage_admin'), false)
+    LIMIT 1;
+    IF stranger.what IS NOT NULL THEN
+        RAISE EXCEPTION '% belongs to role "%"', stranger.what, stranger.name
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = format('What the owner does with it would be done with the rights of role "%s", which the owner does not have.', current_user),
+                  HINT = 'Look at it, and ALTER its OWNER; or call kessel.setup() as a role that the owner could become.';
+    END IF;
+
     SELECT string_agg(w.tab || '.' || w.col, ', ' ORDER BY 1) INTO lacking
     FROM (VALUES ('buckets', 'id'), ('buckets', 'name'), ('buckets', 'public'), ('buckets', 'file_size_limit'), ('buckets', 'allowed_mime_types'), ('objects', 'id'), ('objects', 'bucket_id'),
                  ('objects', 'name'), ('objects', 'owner'), ('objects', 'owner_id'), ('objects', 'created_at'), ('objects', 'updated_at'), ('objects', 'metadata'), ('objects', 'version')) w(tab, col)
@@ -120,7 +135,7 @@ $$;
 CREATE TABLE infra.object_contents (
     id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     object_id  uuid REFERENCES storage.objects ON DELETE CASCADE,
-    bucket_id  text NOT NULL,
+    bucket_id  text CHECK (bucket_id IS NOT NULL OR object_id IS NULL),
     mime_type  text NOT NULL,
     content    bytea NOT NULL,
     size       bigint NOT NULL GENERATED ALWAYS AS (octet_length(content)) STORED,
@@ -130,12 +145,15 @@ CREATE TABLE infra.object_contents (
 CREATE INDEX object_contents_object_id ON infra.object_contents (object_id);
 COMMENT ON TABLE infra.object_contents IS 'What is in the files of storage.objects. Written by storage.put_object()';
 COMMENT ON COLUMN infra.object_contents.object_id IS 'NULL until the object has it as its version; without an object it is deleted at commit';
+COMMENT ON COLUMN infra.object_contents.bucket_id IS 'Of the object: whose limits hold when it gets the content, so that nobody is told of them who may not write there';
 COMMENT ON COLUMN infra.object_contents.size IS 'Bytes';
 COMMENT ON COLUMN infra.object_contents.etag IS 'SHA-256 in hexadecimal digits, in quotes';
 ALTER TABLE infra.object_contents ENABLE ROW LEVEL SECURITY;
+CREATE POLICY object_is_seen ON infra.object_contents FOR SELECT TO anon, authenticated
+    USING (EXISTS (SELECT FROM storage.objects o WHERE o.id = object_id AND o.version = 'kessel:' || object_contents.id));
 CREATE POLICY service ON infra.object_contents FOR SELECT TO service_role USING (true);
 REVOKE ALL ON TABLE infra.object_contents FROM PUBLIC, anon, authenticated, service_role;
-GRANT SELECT ON infra.object_contents TO service_role;
+GRANT SELECT ON infra.object_contents TO anon, authenticated, service_role;
 
 CREATE FUNCTION infra.check_object_name(name text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -158,6 +176,20 @@ END
 $$;
 COMMENT ON FUNCTION infra.check_object_name(text) IS 'Raises 22023 for a name that an object cannot have';
 
+-- Parameters are names with values: a comma, say, would let a type be read as two.
+CREATE FUNCTION infra.check_mime_type(mime_type text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    token constant text := '[A-Za-z0-9!#$&^_.+-]+';
+BEGIN
+    IF octet_length(mime_type) > 255 OR mime_type ~ '[^ -~]' OR mime_type !~ format('^%1$s/%1$s( *; *%1$s=(%1$s|"[^",;\\]*"))*$', token) THEN
+        RAISE EXCEPTION 'invalid MIME type'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = 'A type has up to 255 characters of ASCII.', HINT = 'Name one such as text/css, or text/css; charset=utf-8.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION infra.check_mime_type(text) IS 'Raises 22023 for what is not the type of one file, with parameters or without';
+
 -- Whether a bucket takes a file; DETAIL says why not.
 CREATE FUNCTION infra.check_object(bucket text, mime_type text, size bigint) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -165,17 +197,10 @@ DECLARE
     place record;
     essence text := lower(btrim(split_part(mime_type, ';', 1)));
 BEGIN
-    IF bucket IS NULL OR mime_type IS NULL OR size IS NULL THEN
-        RAISE EXCEPTION 'bucket, type and content of an object cannot be NULL' USING ERRCODE = 'null_value_not_allowed';
-    END IF;
     SELECT b.id, coalesce(b.file_size_limit, 52428800) AS most, b.allowed_mime_types AS types INTO place FROM storage.buckets b WHERE b.id = bucket;
     IF place.id IS NULL THEN
         RAISE EXCEPTION 'bucket "%" does not exist', left(bucket, 100)
             USING ERRCODE = 'no_data_found', HINT = 'INSERT INTO storage.buckets (id, name) makes one.';
-    END IF;
-    IF octet_length(mime_type) > 255 OR essence !~ '^[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*$' OR mime_type ~ '[^ -~]' THEN
-        RAISE EXCEPTION 'invalid MIME type'
-            USING ERRCODE = 'invalid_parameter_value', DETAIL = 'A type has up to 255 characters of ASCII.', HINT = 'Name one such as text/css, or text/css; charset=utf-8.';
     END IF;
     IF size > place.most THEN
         RAISE EXCEPTION 'a file of % bytes is too large for bucket "%"', size, bucket
@@ -189,17 +214,20 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION infra.check_object(text, text, bigint) IS
-    'Raises an error where a bucket does not take a file of this type and size (bytes): 22004 NULL, P0002 no such bucket, 22023 bad type, or one that it does not take, 54000 too large';
+    'Raises an error where a bucket does not take a file of this type and size (bytes): P0002 no such bucket, 22023 a type that it does not take, 54000 too large';
 
 CREATE FUNCTION infra.check_content() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM infra.check_object(NEW.bucket_id, NEW.mime_type, octet_length(NEW.content));
+    PERFORM infra.check_mime_type(NEW.mime_type);
+    IF NEW.bucket_id IS NOT NULL THEN
+        PERFORM infra.check_object(NEW.bucket_id, NEW.mime_type, octet_length(NEW.content));
+    END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION infra.check_content() IS 'Keeps to the limits of the bucket';
-CREATE TRIGGER limits BEFORE INSERT OR UPDATE OF bucket_id, mime_type, content ON infra.object_contents FOR EACH ROW EXECUTE FUNCTION infra.check_content();
+CREATE TRIGGER limits BEFORE INSERT OR UPDATE OF object_id, bucket_id, mime_type, content ON infra.object_contents FOR EACH ROW EXECUTE FUNCTION infra.check_content();
 
 CREATE FUNCTION infra.drop_unused_content() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -212,29 +240,23 @@ COMMENT ON FUNCTION infra.drop_unused_content() IS 'Deletes at commit what no ob
 CREATE CONSTRAINT TRIGGER unused AFTER INSERT ON infra.object_contents DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION infra.drop_unused_content();
 
-CREATE FUNCTION infra.add_content(bucket text, mime_type text, content bytea) RETURNS uuid
+-- Until an object has it no bucket's limit holds, only the largest of them all.
+CREATE FUNCTION infra.add_content(mime_type text, content bytea) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    most bigint := (SELECT max(coalesce(b.file_size_limit, 52428800)) FROM storage.buckets b);
     new_id uuid;
 BEGIN
-    INSERT INTO infra.object_contents AS c (bucket_id, mime_type, content) VALUES (bucket, add_content.mime_type, add_content.content) RETURNING c.id INTO new_id;
+    IF octet_length(content) > coalesce(most, 0) THEN
+        RAISE EXCEPTION 'a file of % bytes is too large', octet_length(content)
+            USING ERRCODE = 'program_limit_exceeded', DETAIL = 'No bucket takes it.';
+    END IF;
+    INSERT INTO infra.object_contents AS c (mime_type, content) VALUES (add_content.mime_type, add_content.content) RETURNING c.id INTO new_id;
     RETURN new_id;
 END
 $$;
-COMMENT ON FUNCTION infra.add_content(text, text, bytea) IS
-    'Stores the content of an object that is about to be written with version kessel: and the id that is returned. Gives no right to write an object: without one it is deleted at commit. Errors as infra.check_object()';
-
--- Who sees the row of an object knows both ids, and nobody else does.
-CREATE FUNCTION infra.content(object_id uuid, version text) RETURNS bytea
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF version !~ '^kessel:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
-        RETURN NULL;
-    END IF;
-    RETURN (SELECT c.content FROM infra.object_contents c WHERE c.id = substr(version, 8)::uuid AND c.object_id = content.object_id);
-END
-$$;
-COMMENT ON FUNCTION infra.content(uuid, text) IS 'The content of an object, by its id and version; NULL: it has none here';
+COMMENT ON FUNCTION infra.add_content(text, bytea) IS
+    'Stores the content of an object that is about to be written with version kessel: and the id that is returned. Gives no right to write an object: without one it is deleted at commit. Errors: 23502 NULL, 22023 bad type, 54000 larger than any bucket takes';
 
 -- ---------- objects ----------
 
@@ -253,9 +275,6 @@ BEGIN
         RAISE EXCEPTION 'version of an object is not one of its own'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Call storage.put_object().';
     END IF;
-    IF NEW.bucket_id IS DISTINCT FROM found.bucket_id THEN
-        PERFORM infra.check_object(NEW.bucket_id, found.mime_type, found.size);
-    END IF;
     IF cache IS NULL OR octet_length(cache) > 200 OR cache ~ '[^ -~]' THEN
         cache := 'max-age=3600';
     END IF;
@@ -264,7 +283,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION infra.object_content_is_its() IS 'Holds name, version, bucket and metadata of an object against its content';
+COMMENT ON FUNCTION infra.object_content_is_its() IS 'Holds name, version and metadata of an object against its content';
 
 CREATE FUNCTION infra.object_written() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -277,7 +296,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION infra.object_written() IS 'Gives an object its content, and takes away the former one';
+COMMENT ON FUNCTION infra.object_written() IS 'Gives an object its content, as far as its bucket takes it, and takes away the former one';
 
 CREATE TRIGGER kessel_content BEFORE INSERT OR UPDATE ON storage.objects
     FOR EACH ROW WHEN (NEW.version LIKE 'kessel:%') EXECUTE FUNCTION infra.object_content_is_its();
@@ -301,6 +320,9 @@ CREATE FUNCTION storage.put_object(
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+    IF bucket IS NULL OR put_object.mime_type IS NULL OR put_object.content IS NULL THEN
+        RAISE EXCEPTION 'bucket, type and content of an object cannot be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     PERFORM infra.check_object_name(put_object.name);
     IF if_none_match <> '*' THEN
         RAISE EXCEPTION 'if_none_match of a file that is written can only be *'
@@ -308,13 +330,13 @@ BEGIN
     END IF;
     IF if_match IS NOT NULL THEN
         UPDATE storage.objects o
-        SET version = 'kessel:' || infra.add_content(bucket, put_object.mime_type, put_object.content), updated_at = clock_timestamp(),
+        SET version = 'kessel:' || infra.add_content(put_object.mime_type, put_object.content), updated_at = clock_timestamp(),
             metadata = jsonb_build_object('cacheControl', cache_control)
         WHERE o.bucket_id = bucket AND o.name = put_object.name AND (o.metadata ->> 'eTag' = if_match OR if_match = '*')
         RETURNING o.id, o.metadata ->> 'eTag', (o.metadata ->> 'size')::bigint, o.updated_at INTO id, etag, size, updated_at;
     ELSE
         INSERT INTO storage.objects AS o (bucket_id, name, owner, owner_id, version, metadata)
-        VALUES (bucket, put_object.name, auth.uid(), auth.uid()::text, 'kessel:' || infra.add_content(bucket, put_object.mime_type, put_object.content),
+        VALUES (bucket, put_object.name, auth.uid(), auth.uid()::text, 'kessel:' || infra.add_content(put_object.mime_type, put_object.content),
                 jsonb_build_object('cacheControl', cache_control))
         ON CONFLICT (bucket_id, name) DO UPDATE SET version = excluded.version, metadata = excluded.metadata, updated_at = clock_timestamp()
             WHERE if_none_match IS NULL
@@ -332,7 +354,7 @@ END
 $$;
 COMMENT ON FUNCTION storage.put_object(text, text, bytea, text, text, text, text) IS
     'Writes a file, also over one that is there, as far as the policies of storage.objects let the caller. name: folders and file with slashes between them, up to 1024 bytes. if_match: only over the file that has this ETag; if_none_match ''*'': only if there is none. cache_control: for who serves it; NULL: max-age=3600. '
-    'Returns a line; size in bytes. Errors: 42501 not allowed, 22023 bad name, type or if_none_match, or a type that the bucket does not take, 54000 too large, 22004 NULL, P0002 no such bucket, 23505 it is there already, 55000 it has not that ETag. For authenticated, service_role';
+    'Returns a line; size in bytes. Errors: 42501 not allowed, 22023 bad name, type or if_none_match, or a type that the bucket does not take, 54000 too large, 22004 NULL, 23503 no such bucket, 23505 it is there already, 55000 it has not that ETag. For authenticated, service_role';
 
 CREATE FUNCTION infra.public_object(bucket text, name text, OUT id uuid, OUT version text, OUT metadata jsonb, OUT updated_at timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -341,18 +363,26 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION infra.public_object(text, text) IS 'An object of a public bucket; NULLs where there is none of this name';
 
+CREATE FUNCTION infra.public_content(bucket text, name text) RETURNS bytea
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.content FROM infra.public_object(bucket, name) o JOIN infra.object_contents c ON c.object_id = o.id AND 'kessel:' || c.id = o.version
+$$;
+COMMENT ON FUNCTION infra.public_content(text, text) IS 'The content of an object of a public bucket; NULL where there is none here';
+
 CREATE FUNCTION storage.get_object(bucket text, name text, if_none_match text DEFAULT NULL)
 RETURNS TABLE (id uuid, mime_type text, size bigint, etag text, cache_control text, updated_at timestamptz, not_modified boolean, content bytea)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     found record;
+    for_all boolean := true;
 BEGIN
     IF octet_length(if_none_match) > 8192 THEN
         RAISE EXCEPTION 'if_none_match is too long' USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It has up to 8192 bytes.';
     END IF;
     SELECT p.* INTO found FROM infra.public_object(bucket, get_object.name) p WHERE p.id IS NOT NULL;
     IF found.id IS NULL THEN
+        for_all := false;
         SELECT o.id, o.version, o.metadata, o.updated_at INTO found FROM storage.objects o WHERE o.bucket_id = bucket AND o.name = get_object.name;
     END IF;
     IF found.id IS NULL THEN
@@ -366,7 +396,8 @@ BEGIN
     updated_at := found.updated_at;
     not_modified := coalesce(btrim(if_none_match) = '*' OR etag = ANY (SELECT regexp_replace(btrim(e), '^W/', '') FROM unnest(string_to_array(if_none_match, ',')) e), false);
     IF NOT not_modified THEN
-        content := infra.content(found.id, found.version);
+        content := CASE WHEN for_all THEN infra.public_content(bucket, get_object.name)
+                        ELSE (SELECT c.content FROM infra.object_contents c WHERE c.object_id = found.id AND 'kessel:' || c.id = found.version) END;
         IF content IS NULL THEN
             RAISE EXCEPTION 'the content of object "%" is not in this database', get_object.name
                 USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'Its row was not written by storage.put_object().', HINT = 'Where Supabase keeps it, ask Supabase''s storage.';
@@ -419,10 +450,11 @@ $$;
 COMMENT ON FUNCTION storage.remove_object(text, text) IS
     'Deletes a file; false where there is none that the policies of storage.objects let the caller delete. Error: 55000 its content is not kept here. For authenticated, service_role';
 
-REVOKE ALL ON FUNCTION infra.check_object_name(text), infra.check_object(text, text, bigint), infra.check_content(), infra.drop_unused_content(), infra.add_content(text, text, bytea),
-    infra.content(uuid, text), infra.object_content_is_its(), infra.object_written(), infra.public_object(text, text), storage.put_object(text, text, bytea, text, text, text, text),
-    storage.get_object(text, text, text), storage.list_objects(text, text, integer, text), storage.remove_object(text, text) FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION infra.content(uuid, text), infra.public_object(text, text), storage.get_object(text, text, text), storage.list_objects(text, text, integer, text)
+REVOKE ALL ON FUNCTION infra.check_object_name(text), infra.check_mime_type(text), infra.check_object(text, text, bigint), infra.check_content(), infra.drop_unused_content(),
+    infra.add_content(text, bytea), infra.object_content_is_its(), infra.object_written(), infra.public_object(text, text), infra.public_content(text, text),
+    storage.put_object(text, text, bytea, text, text, text, text), storage.get_object(text, text, text), storage.list_objects(text, text, integer, text), storage.remove_object(text, text)
+    FROM PUBLIC, anon, authenticated, service_role;
+GRANT EXECUTE ON FUNCTION infra.public_object(text, text), infra.public_content(text, text), storage.get_object(text, text, text), storage.list_objects(text, text, integer, text)
     TO anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION infra.check_object_name(text), infra.add_content(text, text, bytea), storage.put_object(text, text, bytea, text, text, text, text), storage.remove_object(text, text)
+GRANT EXECUTE ON FUNCTION infra.check_object_name(text), infra.add_content(text, bytea), storage.put_object(text, text, bytea, text, text, text, text), storage.remove_object(text, text)
     TO authenticated, service_role;
