@@ -68,6 +68,7 @@ SELECT ct.refused('storage', 'CREATE TABLE storage.buckets (id text PRIMARY KEY,
 ROLLBACK TO s;
 
 -- What is given by default in the whole database.
+SELECT kessel.setup('{core}'), kessel.teardown('core') \g /dev/null
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO anon, authenticated;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO anon, authenticated;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO anon, authenticated;
