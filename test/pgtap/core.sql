@@ -297,7 +297,8 @@ $$VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'service_role'),
     ('infra.visible_tenants()', 'authenticated service_role'),
     ('infra.visible_to()', 'authenticated'),
     ('insert_secret(text,text)', 'service_role'),
-    ('read_secret(text)', 'service_role')$$, 'each function is for whom it is meant');
+    ('read_secret(text)', 'service_role'),
+    ('update_secret(text,text)', 'service_role')$$, 'each function is for whom it is meant');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND p.prorettype = 'trigger'::regtype
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     AND (has_function_privilege('anon', p.oid, 'EXECUTE') OR has_function_privilege('authenticated', p.oid, 'EXECUTE') OR has_function_privilege('service_role', p.oid, 'EXECUTE'))$$, 'triggers'' functions are for nobody');
@@ -312,7 +313,10 @@ SELECT vault.create_secret('not-for-apps', 'ct-other') \g /dev/null
 SELECT is(ct.ask('service', $$SELECT count(*) || coalesce(read_secret('ct-other'), ' none') || coalesce(delete_secret('ct-other')::text, '-') FROM get_all_secrets_for_env()$$), '0 nonefalse', 'others'' secrets are neither read nor deleted');
 SELECT is(ct.ask('service', $$SELECT string_agg(e.name || e.secret, ',') FROM insert_secret('ct-2', '2') b, insert_secret('ct-1', '1') a, LATERAL (SELECT * FROM get_all_secrets_for_env() WHERE a <> b) e$$), 'ct-11,ct-22', 'all of the environment');
 SELECT is(ct.ask('service', $$SELECT delete_secret(n)::text || delete_secret(n)::text FROM (SELECT 'ct-3' AS n FROM insert_secret('ct-3', 'x') OFFSET 0) s$$), 'truefalse', 'deleted once');
+SELECT is(ct.ask('service', $$SELECT u::text || read_secret(n) FROM (SELECT n, update_secret(n, 'z') AS u FROM (SELECT 'ct-3' AS n FROM insert_secret('ct-3', 'x') OFFSET 0) i OFFSET 0) s$$), 'z', 'another value');
+SELECT is((SELECT decrypted_secret FROM vault.decrypted_secrets WHERE name = 'ct-other'), 'not-for-apps', 'which stays');
 SELECT is(ct.try('service', statement), state, statement) FROM (VALUES
+    ($$SELECT update_secret('ct-other', NULL)$$, '22004'), ($$SELECT update_secret('ct-other', 'x')$$, 'P0002'), ($$SELECT update_secret('ct-none', 'x')$$, 'P0002'), ($$SELECT update_secret(NULL, 'x')$$, 'P0002'), 
     ($$SELECT insert_secret(NULL, 'x')$$, '22023'), ($$SELECT insert_secret('', 'x')$$, '22023'), ($$SELECT insert_secret(repeat('x', 201), 'x')$$, '22023'),
     ($$SELECT insert_secret('x', NULL)$$, '22004'), ($$SELECT insert_secret('ct-other', 'x')$$, '23505'), ($$SELECT insert_secret('x', repeat('x', 1048577))$$, '54000'),
     ($$SELECT insert_secret('''; DROP TABLE profiles; --', 'x')$$, '1'), ($$SELECT insert_secret(1, 2)$$, '42883'),
@@ -333,7 +337,7 @@ SELECT is(ct.try('service', statement), state, statement) FROM (VALUES
     ($$SELECT * FROM discover_tables('kessel', '''; DROP TABLE profiles; --')$$, '0')) v(statement, state);
 SELECT is(ct.ask('service', $$SELECT t.slug FROM (SELECT assign_user_to_tenant('00000000-0000-4000-9000-0000000000ad', '00000000-0000-4000-8000-00000000000a', 'admin') OFFSET 0) x, profiles p JOIN app.tenants t ON t.id = p.tenant_id WHERE p.email = 'admin@example.com'$$), NULL, 'one statement sees what was before it');
 SELECT is(ct.try(who, statement), '-', format('not for %s: %s', who, statement)) FROM unnest(ARRAY['anon', 'a', 'ex', 'admin']) who,
-    unnest(ARRAY['SELECT insert_secret(''x'', ''y'')', 'SELECT read_secret(''x'')', 'SELECT delete_secret(''x'')', 'SELECT * FROM get_all_secrets_for_env()', 'SELECT create_tenant(''x'', ''y'')',
+    unnest(ARRAY['SELECT insert_secret(''x'', ''y'')', 'SELECT update_secret(''x'', ''y'')', 'SELECT read_secret(''x'')', 'SELECT delete_secret(''x'')', 'SELECT * FROM get_all_secrets_for_env()', 'SELECT create_tenant(''x'', ''y'')',
                  'SELECT assign_user_to_tenant(gen_random_uuid(), gen_random_uuid())', 'SELECT app.custom_access_token_hook(''{}'')', 'SELECT infra.members_changed(NULL)']) statement ORDER BY 1;
 
 -- Tenants and catalogues show what one may see.

@@ -50,7 +50,7 @@ my $d = $k->data_cluster('solo');
 $k->crm_database($d, 'one');
 $k->data_source($d, name => 'one');
 $k->exec("SELECT kessel.create_tenant('one', data_source => 'one'); SELECT kessel.import_tables('one', 'public')");
-$k->exec("SELECT vault.create_secret('x', 'taken'); SELECT vault.create_secret(repeat('ab', 32), 'aes')");
+$k->exec("SELECT vault.create_secret('x', 'taken', new_tags => '{\"env\": true}'); SELECT vault.create_secret(repeat('ab', 32), 'aes')");
 $k->exec("SELECT pg_create_logical_replication_slot('leaks', 'test_decoding')");
 $k->exec("INSERT INTO auth.users (id) VALUES ('5e1f0000-0000-4000-8000-00000000a11a')");
 $k->exec("INSERT INTO public.app_registry (id, name, fields, password_storage, key_secret) SELECT id, id, '[{\"key\": \"host\", \"label\": \"H\", \"type\": \"text\"}, {\"key\": \"password\", \"label\": \"P\", \"type\": \"password\", \"pattern\": \"kr-.*\"}]', storage, secret FROM (VALUES ('mail', 'vault', NULL), ('own', 'aes_gcm', 'aes')) v(id, storage, secret)");
@@ -93,6 +93,8 @@ my %secret = (
     'public.insert_secret' => [ 'public.insert_secret({name}, {mark})',
         '23505' => 'public.insert_secret({taken}, {mark})',
         '22023' => "public.insert_secret('', {mark})" ],
+    'public.update_secret' => [ 'public.update_secret({taken}, {mark})',
+        'P0002' => 'public.update_secret({name}, {mark})' ],
 );
 
 # Those whose arguments are no secrets. What begins with _ is not for anybody to call.

@@ -12,6 +12,10 @@ BEGIN
         RAISE EXCEPTION 'invalid name of a secret'
             USING ERRCODE = 'invalid_parameter_value', DETAIL = 'A name has 1 to 200 characters.';
     END IF;
+    IF EXISTS (SELECT FROM vault.secrets s WHERE s.name = insert_secret.name) THEN
+        RAISE EXCEPTION 'there is a secret of this name already'
+            USING ERRCODE = 'unique_violation', HINT = 'public.update_secret() gives a secret of the app''s environment another value.';
+    END IF;
     new_id := vault.create_secret(secret, name, new_tags => '{"env": true}');
     PERFORM vault.grant_secret(new_id, 'service_role', 'reveal');
     RETURN new_id;
@@ -19,6 +23,26 @@ END
 $$;
 COMMENT ON FUNCTION public.insert_secret(text, text) IS
     'Seals a secret of the app''s environment and returns its id. secret: up to 1 MB. Errors: 22023 bad name, 22004 secret is NULL, 23505 name taken, 54000 too large, KR010 no root key. For service_role';
+
+CREATE FUNCTION public.update_secret(name text, secret text) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_id uuid := (SELECT s.id FROM vault.secrets s WHERE s.name = update_secret.name AND s.tags @> '{"env": true}');
+    done boolean;
+BEGIN
+    IF secret IS NULL THEN
+        RAISE EXCEPTION 'a secret must not be null'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'An empty string is allowed. public.delete_secret() deletes a secret.';
+    ELSIF found_id IS NULL THEN
+        RAISE EXCEPTION 'there is no secret of this name in the app''s environment'
+            USING ERRCODE = 'no_data_found', HINT = 'public.insert_secret() makes one.';
+    END IF;
+    -- PERFORM would leave more copies of the secret in memory.
+    done := vault.update_secret(found_id, secret) IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION public.update_secret(text, text) IS
+    'Gives a secret that has the tag env, as those of public.insert_secret() have, another value; the former one stays a version of it. secret: up to 1 MB. Errors: 22004 secret is NULL, P0002 none of this name, 54000 too large, KR010 no root key. For service_role';
 
 CREATE FUNCTION public.read_secret(secret_name text) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -41,7 +65,7 @@ $$;
 COMMENT ON FUNCTION public.get_all_secrets_for_env() IS
     'The secrets that have the tag env and that service_role may reveal; secret is NULL where one cannot be opened, see vault.verify(). Each opening is recorded. For service_role';
 
-REVOKE ALL ON FUNCTION public.insert_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
+REVOKE ALL ON FUNCTION public.insert_secret(text, text), public.update_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
     FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION public.insert_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
+GRANT EXECUTE ON FUNCTION public.insert_secret(text, text), public.update_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
     TO service_role;
