@@ -122,7 +122,7 @@ foreach my $format (qw(plain custom))
 $k->exec('CREATE DATABASE supabase', db => 'postgres');
 $k->exec('\i test/lib/supabase_shape.sql', db => 'supabase');
 $k->exec('\i test/lib/catalog_snapshot.sql', db => 'supabase');
-$k->exec("INSERT INTO auth.users (id, email, raw_user_meta_data) VALUES ('$user{a}', 'a\@example.com', '{\"name\": \"A\"}')", db => 'supabase');
+$k->exec("INSERT INTO auth.users (id, email, raw_user_meta_data) VALUES ('$user{a}', 'a\@example.com', '{\"name\": \"A\", \"avatar_url\": \"https://example.com/a.png\"}')", db => 'supabase');
 $k->exec('CREATE EXTENSION kessel_router CASCADE', db => 'supabase');
 my $owner = sub { return $k->run($_[0], db => 'supabase', user => 'project_owner') };
 is($owner->('SELECT kessel.setup($${core}$$)')->{state}, '42501', 'who is nobody to the extension sets up nothing');
@@ -146,7 +146,7 @@ my ($there, $here) = map { $k->exec($grants =~ s/,public\}/,dashboard_user}/gr, 
 cmp_ok(length $here, '>', 10000, 'there are privileges to compare');
 is($there, $here, 'nobody has more than on plain PostgreSQL');
 
-is($k->exec('SELECT email, display_name FROM profiles', db => 'supabase'), 'a@example.com|A', 'who was there already has a profile');
+is($k->exec('SELECT email, display_name, avatar_url FROM profiles', db => 'supabase'), 'a@example.com|A|https://example.com/a.png', 'who was there already has a profile');
 is($k->run("INSERT INTO auth.users (id, email, raw_user_meta_data) VALUES ('$user{b}', 'b\@example.com', '{\"full_name\": \"B\"}')", db => 'supabase', user => 'supabase_auth_admin')->{state}, '', 'Auth signs up a user');
 is($k->exec("SELECT display_name FROM profiles WHERE email = 'b\@example.com'", db => 'supabase'), 'B', 'who gets a profile');
 is($k->run("UPDATE auth.users SET email = 'b2\@example.com' WHERE email = 'b\@example.com'; DELETE FROM auth.users WHERE id = '$user{a}'", db => 'supabase', user => 'supabase_auth_admin')->{state}, '', 'changes one and deletes one');
@@ -160,6 +160,9 @@ is($k->run("SET ROLE $_; $hook", db => 'supabase', user => 'authenticator')->{st
 ok_run($k->run("SET ROLE authenticated; SELECT email, get_tenant_by_slug('acme') IS NULL FROM profiles", db => 'supabase', user => 'authenticator', sub => $user{b}), 'b2@example.com|f', 'a user reads his profile and tenant');
 ok_run($k->run("SET ROLE service_role; SELECT insert_secret('K', 'v') IS NULL, read_secret('K'); SELECT * FROM get_all_secrets_for_env(); SELECT delete_secret('K')", db => 'supabase', user => 'authenticator'), "f|v\nK|v\nt", 'secrets');
 is($k->run("SET ROLE $_; SELECT read_secret('K')", db => 'supabase', user => 'authenticator')->{state}, '42501', "none for $_") foreach qw(anon authenticated);
+$k->exec("INSERT INTO auth.users (id) VALUES ('$user{a}'); SELECT assign_user_to_tenant('$user{a}', '$acme')", db => 'supabase');
+is($k->run("DELETE FROM auth.users WHERE id = '$user{a}'", db => 'supabase', user => 'supabase_auth_admin')->{state}, '', 'Auth deletes a member');
+is($k->exec('SELECT user_id FROM app.user_tenants', db => 'supabase'), $user{b}, 'whose membership ends with that');
 is($owner->("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'")->{state}, '', 'the owner takes back what requires core');
 is($owner->("SELECT kessel.teardown('core')")->{state}, '', 'the owner takes it back');
 is($k->exec("SELECT object FROM catalog_snapshot() AS object EXCEPT SELECT object FROM before ORDER BY 1", db => 'supabase'), '', 'nothing is left');

@@ -71,8 +71,19 @@ END
 $$;
 COMMENT ON FUNCTION infra.new_email() IS 'Brings a profile''s email in step with auth.users';
 
+-- A token outlives its user, by an hour or so; what it could enter does not.
+CREATE FUNCTION infra.user_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM kessel.remove_member(m.tenant_id::text, m.user_id) FROM app.user_tenants m WHERE m.user_id = OLD.id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION infra.user_deleted() IS 'Ends the memberships of a user who is deleted';
+
 CREATE TRIGGER kessel_new_user AFTER INSERT ON auth.users FOR EACH ROW EXECUTE FUNCTION infra.new_user();
 CREATE TRIGGER kessel_new_email AFTER UPDATE OF email ON auth.users FOR EACH ROW EXECUTE FUNCTION infra.new_email();
+CREATE TRIGGER kessel_user_deleted AFTER DELETE ON auth.users FOR EACH ROW EXECUTE FUNCTION infra.user_deleted();
 
 CREATE FUNCTION infra.profile_in_step() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -170,11 +181,12 @@ CREATE POLICY service ON public.profiles TO service_role USING (true);
 REVOKE ALL ON TABLE public.profiles FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT, UPDATE (display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme) ON public.profiles TO authenticated;
 GRANT SELECT, INSERT, DELETE, UPDATE (display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme) ON public.profiles TO service_role;
-REVOKE ALL ON FUNCTION infra.members_changed(uuid[]), infra.new_user(), infra.new_email(), infra.profile_in_step(),
+REVOKE ALL ON FUNCTION infra.members_changed(uuid[]), infra.new_user(), infra.new_email(), infra.user_deleted(), infra.profile_in_step(),
     infra.role_renamed(), infra.guard_profile(), infra.visible_from(), infra.visible_to() FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.visible_from(), infra.visible_to() TO authenticated;
 
 -- Users that there are already.
-INSERT INTO public.profiles (id, email, display_name)
-SELECT u.id, u.email, left(coalesce(m.meta ->> 'display_name', m.meta ->> 'full_name', m.meta ->> 'name'), 200)
+INSERT INTO public.profiles (id, email, display_name, avatar_url)
+SELECT u.id, u.email, left(coalesce(m.meta ->> 'display_name', m.meta ->> 'full_name', m.meta ->> 'name'), 200),
+       CASE WHEN char_length(m.meta ->> 'avatar_url') <= 2048 THEN m.meta ->> 'avatar_url' END
 FROM auth.users u, LATERAL (SELECT to_jsonb(u) -> 'raw_user_meta_data' AS meta) m;
