@@ -76,6 +76,18 @@ CREATE FUNCTION kessel._tell_members(user_ids uuid[]) RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'kr_members_tell';
 REVOKE ALL ON FUNCTION kessel._tell_members(uuid[]) FROM PUBLIC;
 
+-- The tenant of a profile that is being made, which nobody else sees yet: the locks
+-- have those wait who change memberships, until they do.
+CREATE FUNCTION kessel._first_tenant(user_id uuid) RETURNS uuid
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM FROM app.user_tenants m WHERE m.user_id = _first_tenant.user_id ORDER BY m.tenant_id FOR SHARE;
+    RETURN (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = _first_tenant.user_id AND m.is_active ORDER BY m.created_at, m.tenant_id LIMIT 1);
+END
+$$;
+REVOKE ALL ON FUNCTION kessel._first_tenant(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION kessel._first_tenant(uuid) TO kessel_admin;
+
 CREATE FUNCTION kessel._members_changed() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -91,7 +91,7 @@ DECLARE
     by_name boolean;
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        NEW.tenant_id := (SELECT m.tenant_id FROM app.user_tenants m WHERE m.user_id = NEW.id AND m.is_active ORDER BY m.created_at, m.tenant_id LIMIT 1);
+        NEW.tenant_id := kessel._first_tenant(NEW.id);
         by_name := NEW.role_id = '00000000-0000-4000-8000-000000000001';
     ELSE
         by_name := NEW.role_id IS NOT DISTINCT FROM OLD.role_id AND NEW.role IS DISTINCT FROM OLD.role;
