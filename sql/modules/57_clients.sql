@@ -12,6 +12,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 #variable_conflict use_variable
 DECLARE
     source app.data_sources := kessel._data_source(data_source);
+    -- What a statement is given is copied into its plan. So not the keys, and an assignment instead of PERFORM.
+    done text;
+    not_given text[] := array_remove(ARRAY[CASE WHEN anon_key IS NULL THEN 'anon' END, CASE WHEN service_key IS NULL THEN 'service' END], NULL);
 BEGIN
     IF kind NOT IN ('postgres', 'supabase', 'neon') THEN
         RAISE EXCEPTION 'invalid kind of a data source' USING ERRCODE = 'invalid_parameter_value', HINT = 'It is postgres, supabase or neon.';
@@ -26,8 +29,7 @@ BEGIN
     PERFORM FROM app.data_sources s WHERE s.id = source.id FOR UPDATE;
     -- Apps will send the keys there.
     IF api_url IS DISTINCT FROM (SELECT s.api_url FROM app.data_sources s WHERE s.id = source.id) AND api_url IS NOT NULL
-       AND EXISTS (SELECT FROM app.data_source_credentials c WHERE c.data_source_id = source.id AND c.secret_id IS NOT NULL
-                   AND (c.purpose = 'anon' AND anon_key IS NULL OR c.purpose = 'service' AND service_key IS NULL)) THEN
+       AND EXISTS (SELECT FROM app.data_source_credentials c WHERE c.data_source_id = source.id AND c.secret_id IS NOT NULL AND c.purpose = ANY (not_given)) THEN
         RAISE EXCEPTION 'permission denied to send keys of data source "%" to another url', source.name
             USING ERRCODE = 'insufficient_privilege', HINT = 'Give the keys in the same call, or forget them with kessel.drop_credential() first.';
     END IF;
@@ -35,10 +37,10 @@ BEGIN
     SET api_url = coalesce(api_url, s.api_url), kind = coalesce(kind, s.kind), pool_config = coalesce(pool_config, s.pool_config)
     WHERE s.id = source.id;
     IF anon_key IS NOT NULL THEN
-        PERFORM kessel.set_credential(source.name, NULL, anon_key, 'anon');
+        done := kessel.set_credential(source.name, NULL, anon_key, 'anon');
     END IF;
     IF service_key IS NOT NULL THEN
-        PERFORM kessel.set_credential(source.name, NULL, service_key, 'service');
+        done := kessel.set_credential(source.name, NULL, service_key, 'service');
     END IF;
 END
 $$;
