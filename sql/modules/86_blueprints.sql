@@ -49,18 +49,44 @@ CREATE TABLE kessel.applied_migrations (
 );
 COMMENT ON TABLE kessel.applied_migrations IS 'What was migrated in this database. Written by kessel.setup and kessel.teardown.';
 
+CREATE TABLE kessel.setup_objects (
+    schema_name text COLLATE "C" NOT NULL,
+    kind        text COLLATE "C" NOT NULL,
+    path        text[] COLLATE "C" NOT NULL,
+    definition  text NOT NULL,
+    ord         bigint NOT NULL,
+    needs       text[],
+    blueprint   text COLLATE "C" NOT NULL,
+    version     integer NOT NULL,
+    made_by     name NOT NULL,
+    rows        bigint NOT NULL DEFAULT 0,
+    server      text COLLATE "C" NOT NULL,
+    PRIMARY KEY (schema_name, kind, path)
+);
+COMMENT ON TABLE kessel.setup_objects IS 'What the migrations of this database have made, for kessel.setup_drift to compare with. Written by kessel.setup and kessel.teardown.';
+COMMENT ON COLUMN kessel.setup_objects.path IS 'Its names, without the schema; of owner and comment behind the kind of object, of grants behind the grantee, too';
+COMMENT ON COLUMN kessel.setup_objects.ord IS 'Order in which things were made';
+COMMENT ON COLUMN kessel.setup_objects.needs IS 'Relations that it stands on, as far as the order of mending depends on them';
+COMMENT ON COLUMN kessel.setup_objects.version IS 'Of the migration that has made it';
+COMMENT ON COLUMN kessel.setup_objects.made_by IS 'With whose rights';
+COMMENT ON COLUMN kessel.setup_objects.rows IS 'tables: how many rows the migrations have put in';
+COMMENT ON COLUMN kessel.setup_objects.server IS 'Which PostgreSQL has written the definition: major version, system identifier, OID of the database';
+
 SELECT pg_catalog.pg_extension_config_dump('kessel.blueprints', 'WHERE NOT built_in');
 SELECT pg_catalog.pg_extension_config_dump('kessel.migrations', 'WHERE blueprint IN (SELECT b.name FROM kessel.blueprints b WHERE NOT b.built_in)');
 SELECT pg_catalog.pg_extension_config_dump('kessel.applied_migrations', '');
+SELECT pg_catalog.pg_extension_config_dump('kessel.setup_objects', '');
 
 CREATE TRIGGER touch BEFORE UPDATE ON kessel.blueprints FOR EACH ROW EXECUTE FUNCTION kessel._touch();
 ALTER TABLE kessel.blueprints ENABLE ROW LEVEL SECURITY;
 ALTER TABLE kessel.migrations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE kessel.applied_migrations ENABLE ROW LEVEL SECURITY;
+ALTER TABLE kessel.setup_objects ENABLE ROW LEVEL SECURITY;
 CREATE POLICY admin_reads ON kessel.blueprints FOR SELECT TO kessel_admin USING (true);
 CREATE POLICY admin_reads ON kessel.migrations FOR SELECT TO kessel_admin USING (true);
 CREATE POLICY admin_reads ON kessel.applied_migrations FOR SELECT TO kessel_admin USING (true);
-GRANT SELECT ON kessel.blueprints, kessel.migrations, kessel.applied_migrations TO kessel_admin;
+CREATE POLICY admin_reads ON kessel.setup_objects FOR SELECT TO kessel_admin USING (true);
+GRANT SELECT ON kessel.blueprints, kessel.migrations, kessel.applied_migrations, kessel.setup_objects TO kessel_admin;
 
 -- ---------- scripts ----------
 

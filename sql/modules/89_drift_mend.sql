@@ -7,6 +7,7 @@ RETURN CASE
     WHEN class IN ('table', 'foreign table', 'view', 'materialized view', 'sequence', 'type', 'domain', 'statistics')
         THEN pg_catalog.format('%s %I.%I', upper(class), schema_name, path[1])
     WHEN class = 'index' THEN pg_catalog.format('INDEX %I.%I', schema_name, path[2])
+    WHEN class = 'schema' THEN pg_catalog.format('SCHEMA %I', schema_name)
     WHEN class = 'column' THEN pg_catalog.format('COLUMN %I.%I.%I', schema_name, path[1], path[2])
     WHEN class IN ('trigger', 'policy', 'rule', 'constraint') THEN pg_catalog.format('%s %I ON %I.%I', upper(class), path[2], schema_name, path[1])
     WHEN class = 'domain constraint' THEN pg_catalog.format('CONSTRAINT %I ON DOMAIN %I.%I', path[2], schema_name, path[1])
@@ -44,7 +45,7 @@ BEGIN
         WHEN kind IN ('owner', 'comment') THEN kessel._schema_line_of(path[1], path[2:])
         WHEN kind IN ('function', 'procedure', 'aggregate') THEN 'routine'::text || path
         WHEN kind IN ('type', 'domain', 'domain not null', 'domain default', 'domain constraint') THEN ARRAY['type', path[1]]
-        WHEN kind IN ('statistics', 'other') OR kind LIKE 'default privileges%' THEN kind || path
+        WHEN kind IN ('schema', 'statistics', 'other') OR kind LIKE 'default privileges%' THEN kind || path
         ELSE ARRAY['relation', path[1]]
         END;
 END
@@ -72,6 +73,7 @@ DECLARE
     dom text := format('ALTER DOMAIN %I.%I ', schema_name, path[1]);
 BEGIN
     RETURN CASE kind
+        WHEN 'schema' THEN format('CREATE SCHEMA %I', schema_name)
         WHEN 'view' THEN 'CREATE ' || definition
         WHEN 'materialized view' THEN 'CREATE ' || definition
         WHEN 'sequence' THEN format('CREATE SEQUENCE %I.%I %s', schema_name, path[1], definition)

@@ -147,7 +147,8 @@ COMMENT ON FUNCTION infra.guard_profile() IS 'Keeps users from giving themselves
 
 -- In the order of their names.
 CREATE TRIGGER guard BEFORE UPDATE ON public.profiles FOR EACH ROW
-    WHEN ((NEW.role, NEW.role_id, NEW.can_select_theme, NEW.selected_theme) IS DISTINCT FROM (OLD.role, OLD.role_id, OLD.can_select_theme, OLD.selected_theme))
+    WHEN (NEW.role IS DISTINCT FROM OLD.role OR NEW.role_id IS DISTINCT FROM OLD.role_id
+          OR NEW.can_select_theme IS DISTINCT FROM OLD.can_select_theme OR NEW.selected_theme IS DISTINCT FROM OLD.selected_theme)
     EXECUTE FUNCTION infra.guard_profile();
 CREATE TRIGGER in_step BEFORE UPDATE ON public.profiles FOR EACH ROW
     WHEN ((NEW.role, NEW.role_id) IS DISTINCT FROM (OLD.role, OLD.role_id)) EXECUTE FUNCTION infra.profile_in_step();
