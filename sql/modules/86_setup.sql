@@ -189,7 +189,6 @@ BEGIN
     INTO todo
     FROM kessel._setup_state() s JOIN kessel._required(wanted) r ON r.name = s.blueprint
     WHERE s.state = 'missing';
-    PERFORM kessel._check_ground(b, current_user) FROM unnest(todo.blueprints) b;
     PERFORM kessel._check_setup_possible(todo.blueprints, todo.versions);
     RETURN QUERY SELECT * FROM kessel._run(todo.blueprints, todo.versions, todo.names, false);
 END

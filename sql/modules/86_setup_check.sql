@@ -29,7 +29,7 @@ $$;
 -- taken: that in the words of an error, where they make something of that name.
 CREATE FUNCTION kessel._setup_facts(blueprints text[], versions integer[])
 RETURNS TABLE (action text, class text, schema_name text, name text, relation regclass, taken text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
     WITH facts AS MATERIALIZED (
         SELECT row_number() OVER (ORDER BY t.n, f.n) AS n, f.action, f.class, f.schema_name, f.name, f.args
         FROM unnest(blueprints, versions) WITH ORDINALITY t (blueprint, version, n) JOIN kessel.migrations m ON m.blueprint = t.blueprint AND m.version = t.version,
@@ -110,6 +110,9 @@ BEGIN
     SELECT array_agg(l.lack), array_agg(l.remedy) INTO lacks, remedies FROM kessel._setup_lacks(blueprints, versions) l;
     IF lacks IS NULL AND taken = '{}' THEN
         RETURN;
+    ELSIF lacks IS NOT NULL THEN
+        -- Who is not to build on what is there needs no privileges for it.
+        PERFORM kessel._check_ground(b, current_user) FROM unnest(blueprints) b;
     END IF;
     RAISE EXCEPTION '%', concat_ws(', and ', CASE WHEN lacks IS NOT NULL THEN format('role "%s" lacks privileges to set up this database', current_user) END,
                                    CASE WHEN taken <> '{}' THEN 'names that kessel.setup() needs are taken' END)
@@ -122,5 +125,5 @@ $$;
 
 REVOKE ALL ON FUNCTION kessel._script_facts(text), kessel._name_taken(text, text, text, text[]), kessel._setup_facts(text[], integer[]), kessel._setup_lacks(text[], integer[]),
     kessel._check_setup_possible(text[], integer[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION kessel._script_facts(text), kessel._name_taken(text, text, text, text[]), kessel._setup_facts(text[], integer[]), kessel._setup_lacks(text[], integer[]),
+GRANT EXECUTE ON FUNCTION kessel._name_taken(text, text, text, text[]), kessel._setup_facts(text[], integer[]), kessel._setup_lacks(text[], integer[]),
     kessel._check_setup_possible(text[], integer[]) TO kessel_admin;

@@ -156,7 +156,7 @@ $$;
 -- What differs, in the order in which it can be mended.
 CREATE FUNCTION kessel._setup_differences(blueprints text[])
 RETURNS TABLE (blueprint text, schema_name text, difference text, kind text, path text[], expected text, actual text, mend text, note text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
     schemas text[] := ARRAY(SELECT DISTINCT o.schema_name FROM kessel.setup_objects o);
@@ -188,7 +188,7 @@ $$;
 
 CREATE FUNCTION kessel.setup_drift(blueprints text[] DEFAULT NULL, ignore text[] DEFAULT NULL)
 RETURNS TABLE (blueprint text, schema_name text, step integer, difference text, kind text, object text, expected text, actual text, mend text, note text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM kessel._infra_blueprints(setup_drift.blueprints);
@@ -278,5 +278,5 @@ REVOKE ALL ON FUNCTION
     kessel._setup_differences(text[]), kessel._setup_fill(text, text),
     kessel._setup_drift_names(text[]), kessel._warn_of_drift(text[]), kessel.setup_drift(text[], text[]), kessel.setup_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
-    kessel._setup_renew(), kessel._setup_differences(text[]), kessel._schema_object_label(text, text[]), kessel._setup_drift_names(text[]), kessel._warn_of_drift(text[]), kessel.setup_drift(text[], text[]), kessel.setup_status()
+    kessel._setup_renew(), kessel._setup_drift_names(text[]), kessel._warn_of_drift(text[]), kessel.setup_drift(text[], text[]), kessel.setup_status()
     TO kessel_admin;

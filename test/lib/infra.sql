@@ -144,6 +144,6 @@ END $$;
 -- After a teardown with rows in it.
 CREATE FUNCTION ct.check_gone(of_blueprint text, before text[]) RETURNS SETOF text LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN NEXT lives_ok(format('SELECT kessel.teardown(%L)', of_blueprint), 'the way back with rows');
+    RETURN NEXT lives_ok(format('SELECT kessel.teardown(%L, drop_data => true)', of_blueprint), 'the way back with rows');
     RETURN NEXT is(array(SELECT ct.snapshot() EXCEPT SELECT unnest(before)), '{}', 'leaves nothing');
 END $$;

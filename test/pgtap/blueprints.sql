@@ -25,7 +25,7 @@ SELECT is(array(SELECT t || ' ' || r FROM unnest(ARRAY['kessel.blueprints', 'kes
           '{}', 'nobody writes to the tables');
 SELECT is(array(SELECT DISTINCT r FROM unnest(ARRAY['kessel.blueprints', 'kessel.migrations', 'kessel.applied_migrations']) t, unnest(ARRAY['kessel_admin', 'kessel_service', 'kessel_user']) r WHERE has_table_privilege(r, t, 'SELECT')),
           '{kessel_admin}', 'kessel_admin reads them');
-SELECT is(array(SELECT p.proname::text FROM pg_proc p WHERE p.oid IN ('kessel.setup'::regproc, 'kessel.teardown'::regproc, 'kessel._run_migration'::regproc, 'kessel.add_migration'::regproc) AND p.prosecdef), '{}', 'what runs scripts has the caller''s rights');
+SELECT is(array(SELECT p.proname::text FROM pg_proc p WHERE p.oid IN ('kessel.setup'::regproc, 'kessel.teardown'::regproc, 'kessel._run_migrations'::regproc, 'kessel.add_migration'::regproc) AND p.prosecdef), '{}', 'what runs scripts has the caller''s rights');
 
 -- ---------- blueprints ----------
 
@@ -188,9 +188,9 @@ SELECT is((SELECT count(*) FROM pg_depend WHERE classid = 'pg_class'::regclass A
 SELECT results_eq('SELECT blueprint COLLATE "default", version, name, applied_by FROM kessel.applied_migrations WHERE blueprint IN (''one'', ''two'') ORDER BY 1, 2', $$VALUES ('one', 1, '0001_a', 'bp_admin'::name), ('one', 2, '0002_b', 'bp_admin'), ('two', 1, '0001_c', 'bp_admin')$$, 'recorded');
 SELECT results_eq('SELECT version, available, missing FROM kessel.setup_status() WHERE blueprint = ''one''', $$VALUES (2, 2, '{}'::text[])$$, 'the status: all is there');
 
-SELECT throws_ok('SELECT kessel._run_migration(''one'', 2, false)', '40001', 'another session has migrated this database meanwhile');
-SELECT throws_ok('SELECT kessel._run_migration(''one'', 1, true)', '55000', 'version 1 of blueprint "one" is not the next one', 'none is recorded out of order');
-SELECT throws_ok('SELECT kessel._run_migration(''one'', 9, false)', '55000', 'version 9 of blueprint "one" is not the next one');
+SELECT throws_ok('SELECT kessel._run_migrations(''{one}'', ''{2}'', false)', '40001', 'another session has migrated this database meanwhile');
+SELECT throws_ok('SELECT kessel._run_migrations(''{one}'', ''{1}'', true)', '55000', 'version 1 of blueprint "one" is not the next one', 'none is recorded out of order');
+SELECT throws_ok('SELECT kessel._run_migrations(''{one}'', ''{9}'', false)', '55000', 'version 9 of blueprint "one" is not the next one');
 SELECT throws_ok('SELECT kessel.setup(''{nothing}'')', '42704', 'blueprint "nothing" does not exist');
 SELECT throws_ok('SELECT kessel.setup(''{NULL}'')', '22004', 'a blueprint is NULL');
 SELECT kessel.add_blueprint('far');
@@ -297,8 +297,8 @@ RESET ROLE;
 -- ---------- the way back ----------
 
 SET LOCAL ROLE bp_admin;
-SELECT throws_ok('SELECT kessel.teardown(NULL)', '22004', 'blueprint and version cannot be NULL');
-SELECT throws_ok('SELECT kessel.teardown(''one'', NULL)', '22004', 'blueprint and version cannot be NULL');
+SELECT throws_ok('SELECT kessel.teardown(NULL)', '22004', 'an argument of kessel.teardown() is NULL');
+SELECT throws_ok('SELECT kessel.teardown(''one'', NULL)', '22004', 'an argument of kessel.teardown() is NULL');
 SELECT throws_ok('SELECT kessel.teardown(''nothing'')', '42704', 'blueprint "nothing" does not exist');
 SELECT throws_ok('SELECT kessel.teardown(''one'', 9)', '22023', 'blueprint "one" was not applied here up to version 9');
 SELECT throws_ok('SELECT kessel.teardown(''one'', -1)', '22023', 'blueprint "one" was not applied here up to version -1');

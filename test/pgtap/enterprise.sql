@@ -298,7 +298,7 @@ FROM (VALUES ('SELECT * FROM organizations', 'organizations_pkey'), ('SELECT * F
 SELECT ok(p ->> 'Plan' NOT LIKE '%Seq Scan%' AND p ->> 'Plan' LIKE '%"Index Name": "' || index || '%', query || ' uses its index') FROM ct.plans;
 SELECT cmp_ok((p #>> '{Plan,Shared Hit Blocks}')::integer + (p #>> '{Plan,Shared Read Blocks}')::integer, '<', 80, query || ' reads few blocks') FROM ct.plans;
 
-SELECT lives_ok('SELECT kessel.teardown(''enterprise'')', 'the way back with rows');
+SELECT lives_ok('SELECT kessel.teardown(''enterprise'', drop_data => true)', 'the way back with rows');
 SELECT is_empty('SELECT object FROM ct.snapshot() AS object WHERE object !~ ''ct\.|schema ct'' EXCEPT SELECT object FROM before', 'leaves nothing');
 SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM ct.snapshot() AS object', 'and takes nothing that was there');
 

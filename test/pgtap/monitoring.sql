@@ -287,7 +287,7 @@ SELECT ok(ct.ask('a', 'EXPLAIN (FORMAT json) SELECT * FROM user_activity') ~ ('"
 SELECT ok(ct.ask('a', 'EXPLAIN (FORMAT json) SELECT * FROM activity_summary') ~ 'activity_counts_user_id', 'so is its summary');
 SELECT cmp_ok((ct.ask('a', 'EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM user_activity')::jsonb #>> '{0,Plan,Shared Hit Blocks}')::integer, '<', 80, 'few blocks are read');
 
-SELECT lives_ok('SELECT kessel.teardown(''monitoring'')', 'the way back with rows and tables that are detached');
+SELECT lives_ok('SELECT kessel.teardown(''monitoring'', drop_data => true)', 'the way back with rows and tables that are detached');
 SELECT is_empty('SELECT object FROM ct.snapshot() AS object WHERE object !~ ''ct\.|schema ct'' EXCEPT SELECT object FROM before', 'leaves nothing');
 SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM ct.snapshot() AS object', 'and takes nothing that was there');
 

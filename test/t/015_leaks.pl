@@ -106,7 +106,7 @@ my %plain = map { $_ => 1 } (
     # statements for tenants, which are logged as any statement is
     map({ "kessel.$_" } qw(fleet_exec fleet_query fleet_rows)),
     # scripts, which are there to be read
-    map({ "kessel.$_" } qw(add_blueprint add_migration baseline drift drop_blueprint drop_migration expose migrate plan_migration rollback setup teardown unexpose)),
+    map({ "kessel.$_" } qw(add_blueprint add_migration baseline drift drop_blueprint drop_migration expose migrate plan_migration rollback setup setup_drift teardown unexpose)),
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
     # names and ids of tables, databases, modules and organizations

@@ -26,7 +26,7 @@ like($r->{out}, qr/^core\|1\|0001_ground\|t$/m, 'kessel.setup() alone sets up al
 like($r->{err}, qr/NOTICE: .*core: 0001_ground applied/, 'and says so');
 ok_run($k->run('SELECT * FROM kessel.setup()'), '', 'a second one finds nothing to do');
 is($k->exec("SELECT DISTINCT version = available, missing FROM kessel.setup_status()"), 't|{}', 'the status says so');
-is($k->run("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'")->{state}, '', 'those that require core are taken back');
+is($k->run("SELECT kessel.teardown(name, cascade => true) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'")->{state}, '', 'those that require core are taken back');
 is($k->exec("SELECT string_agg(DISTINCT pg_get_userbyid(relowner), ' ') FROM pg_class WHERE relnamespace = 'auth'::regnamespace"), 'postgres', 'the tables are the caller\'s');
 is($k->exec("SELECT count(*) FROM pg_depend d JOIN pg_class c ON c.oid = d.objid WHERE d.deptype = 'e' AND c.relnamespace = 'auth'::regnamespace"), '0', 'and no extension\'s');
 $k->exec("INSERT INTO auth.users (id, email) VALUES ('00000000-0000-0000-0000-000000000001', 'a\@example.org')");
@@ -43,11 +43,13 @@ foreach my $role (qw(anon authenticated service_role app))
 is($k->exec("SELECT pg_has_role('authenticated', 'kessel_user', 'USAGE'), pg_has_role('service_role', 'kessel_service', 'USAGE'), pg_has_role('anon', 'kessel_user', 'USAGE')"), 't|t|f', 'the router knows them');
 
 $k->exec('CREATE VIEW public.mine AS SELECT id FROM auth.users');
-$r = $k->run("SELECT * FROM kessel.teardown('core')");
+$r = $k->run("SELECT * FROM kessel.teardown('core', drop_data => true)");
 is($r->{state}, '2BP01', 'what others depend on stays');
+like($r->{hint}, qr/^Drop or change what depends on it/, 'and nobody is told to drop more');
 ok_run($k->run('SELECT version = available, count(*) FROM kessel.setup_status(), auth.users WHERE blueprint = $$core$$ GROUP BY 1'), 't|1', 'all of it');
 $k->exec('DROP VIEW public.mine');
-is($k->run("SELECT * FROM kessel.teardown('core')")->{state}, '', 'taken back');
+like_error($k->run("SELECT * FROM kessel.teardown('core')"), '55006', qr/blueprint "core" have rows/, 'rows are not dropped unasked', hint => qr/drop_data => true/);
+is($k->run("SELECT * FROM kessel.teardown('core', drop_data => true)")->{state}, '', 'taken back');
 is($k->exec("SELECT to_regnamespace('auth') IS NULL, count(*) FROM kessel.applied_migrations"), 't|0', 'it leaves nothing');
 
 # ---------- beside Supabase ----------
@@ -295,8 +297,8 @@ foreach my $format ('custom', 'plain')
     is($err, '', 'without a warning');
     is($k->exec($catalogue, db => "restored_$format"), $before, 'the catalogue is the same, what is built in is there once');
     is($k->exec("SELECT count(*) FROM kessel.setup('{infra_two}'); SELECT count(*) FROM auth.users", db => "restored_$format"), "0\n1", 'there is nothing to set up');
-    is($k->run("SELECT kessel.teardown('infra_two'), kessel.teardown('core')", db => "restored_$format")->{state}, '0A000', 'and what has no way back has none there');
-    $k->exec("SELECT kessel.add_migration('infra_two', '0001_a', 'SELECT 1', '--'); SELECT kessel.teardown('infra_two'); SELECT kessel.teardown('core')", db => "restored_$format");
+    is($k->run("SELECT kessel.teardown('core', cascade => true, drop_data => true)", db => "restored_$format")->{state}, '0A000', 'and what has no way back has none there');
+    $k->exec("SELECT kessel.add_migration('infra_two', '0001_a', 'SELECT 1', '--'); SELECT kessel.teardown('core', cascade => true, drop_data => true)", db => "restored_$format");
     is($k->exec("SELECT to_regnamespace('auth') IS NULL", db => "restored_$format"), 't', 'the way back works');
 }
 

@@ -186,12 +186,12 @@ $k->exec('UPDATE monitoring_rules SET keep_months = NULL');
     is(totals('restored') . $k->exec('SELECT sum(count) FROM log_summary; SELECT count(*) FROM pg_inherits', db => 'restored'), $before, 'rows, partitions and totals are there, once');
     $k->exec("INSERT INTO system_logs (message, created_at) VALUES ('m', '2001-01-01 00:00Z')", db => 'restored');
     is($k->exec("SELECT string_agg(action, ' ') FROM monitoring_upkeep()", db => 'restored'), 'move fold', 'upkeep works there');
-    is($k->exec("SET ROLE setter; SELECT count(*) FROM kessel.teardown('monitoring')", db => 'restored'), '4', 'and the way back');
+    is($k->exec("SET ROLE setter; SELECT count(*) FROM kessel.teardown('monitoring', drop_data => true)", db => 'restored'), '4', 'and the way back');
 }
 
 $k->exec("UPDATE monitoring_rules SET keep_months = 1; SELECT monitoring_upkeep()");
 cmp_ok($k->exec("SELECT count(*) FROM pg_class WHERE relname ~ '^user_activity_2' AND relkind = 'r' AND NOT relispartition"), '>', 5, 'old months are detached');
-is($k->run("SELECT count(*) FROM kessel.teardown('monitoring')", user => 'setter')->{out}, '4', 'its owner takes it back');
+is($k->run("SELECT count(*) FROM kessel.teardown('monitoring', drop_data => true)", user => 'setter')->{out}, '4', 'its owner takes it back');
 is($k->exec("SELECT count(*) FROM pg_class WHERE relname ~ 'system_logs|user_activity|performance_metrics'"), '0', 'with what was detached');
 
 # ---------- pg_partman ----------
@@ -200,7 +200,7 @@ SKIP:
 {
     skip 'pg_partman is not there', 13 unless $k->exec("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_partman'");
     $k->exec('CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman');
-    $k->exec("SET ROLE setter; SELECT kessel.teardown('core')");
+    $k->exec("SET ROLE setter; SELECT kessel.teardown('core', drop_data => true)");
     my $r = $k->run("SELECT * FROM kessel.setup('{monitoring}')");
     is($r->{state}, '', 'set up beside pg_partman') or diag($r->{err});
     is($k->exec("SELECT string_agg(parent_table || ' ' || automatic_maintenance, ', ' ORDER BY 1) FROM partman.part_config"), 'public.performance_metrics off, public.system_logs off, public.user_activity off', 'which has the tables');
@@ -214,7 +214,7 @@ SKIP:
     is($k->exec("SELECT count(*) >= 3 FROM pg_inherits WHERE inhparent = 'user_activity'::regclass"), 't', 'some are made ahead');
     is($k->exec("SELECT count(*) FROM pg_class WHERE relname = 'system_logs_p' || to_char(now() - interval '3 years', 'YYYY_MM') AND NOT relispartition AND relrowsecurity"), '1', 'nor is what was detached');
     is($k->run('SELECT * FROM monitoring_upkeep()')->{out}, '', 'nothing is left to be done');
-    $r = $k->run("SELECT * FROM kessel.teardown('monitoring')");
+    $r = $k->run("SELECT * FROM kessel.teardown('monitoring', drop_data => true)");
     is($r->{state}, '', 'taken back') or diag($r->{err});
     is($k->exec('SELECT count(*) FROM partman.part_config'), '0', 'pg_partman has forgotten the tables');
     is($k->exec("SELECT string_agg(oid::regclass::text, ' ') FROM pg_class WHERE relkind = 'r' AND relname ~ 'system_logs|user_activity|performance_metrics'"), '', 'and nothing is left');

@@ -113,8 +113,7 @@ foreach my $format (qw(plain custom))
     $k->exec("SELECT kessel.deactivate_member('row-2', '$user{c}')", db => "restored_$format");
     is($k->exec("SELECT t.slug FROM profiles p JOIN app.tenants t ON t.id = p.tenant_id WHERE p.id = '$user{c}'", db => "restored_$format"), 'row-1', 'profiles follow memberships there');
     ok_run($k->run('SELECT * FROM get_all_secrets_for_env()', db => "restored_$format", user => 'backend'), 'ENV|v', 'secrets of the environment open, and no others');
-    $k->exec("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'", db => "restored_$format");
-    is($k->exec("SELECT kessel.teardown('core')", db => "restored_$format") =~ /0001_ground/ ? 1 : 0, 1, 'and it can be taken back');
+    is($k->exec("SELECT kessel.teardown('core', cascade => true, drop_data => true)", db => "restored_$format") =~ /0001_ground/ ? 1 : 0, 1, 'and it can be taken back');
 }
 
 # ---------- beside Supabase ----------
@@ -163,8 +162,7 @@ is($k->run("SET ROLE $_; SELECT read_secret('K')", db => 'supabase', user => 'au
 $k->exec("INSERT INTO auth.users (id) VALUES ('$user{a}'); SELECT assign_user_to_tenant('$user{a}', '$acme')", db => 'supabase');
 is($k->run("DELETE FROM auth.users WHERE id = '$user{a}'", db => 'supabase', user => 'supabase_auth_admin')->{state}, '', 'Auth deletes a member');
 is($k->exec('SELECT user_id FROM app.user_tenants', db => 'supabase'), $user{b}, 'whose membership ends with that');
-is($owner->("SELECT kessel.teardown(name) FROM kessel.blueprints WHERE applies_to = 'infra' AND name <> 'core'")->{state}, '', 'the owner takes back what requires core');
-is($owner->("SELECT kessel.teardown('core')")->{state}, '', 'the owner takes it back');
+is($owner->("SELECT kessel.teardown('core', cascade => true, drop_data => true)")->{state}, '', 'the owner takes it back, with what requires it');
 is($k->exec("SELECT object FROM catalog_snapshot() AS object EXCEPT SELECT object FROM before ORDER BY 1", db => 'supabase'), '', 'nothing is left');
 is($k->exec("SELECT object FROM before EXCEPT SELECT object FROM catalog_snapshot() AS object ORDER BY 1", db => 'supabase'), '', 'and nothing of Supabase\'s is gone');
 is($k->exec('SELECT count(*) FROM auth.users', db => 'supabase'), '1', 'nor its users');

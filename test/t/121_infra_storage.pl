@@ -73,7 +73,7 @@ foreach my $format (qw(plain custom))
     my $connstr = $node->connstr("restored_$format") . ' user=postgres';
     $node->command_ok([ @restore, $format eq 'plain' ? ('-d', $connstr) : ($connstr, $file) ], "restore, $format");
     ok_run($k->run("SET ROLE anon; SELECT get_theme_css('dark')", db => "restored_$format"), 'a {}', 'the files are there');
-    is($k->run("SELECT kessel.teardown('storage')", db => "restored_$format")->{state}, '', 'and it can be taken back');
+    is($k->run("SELECT kessel.teardown('storage', drop_data => true)", db => "restored_$format")->{state}, '', 'and it can be taken back');
 }
 
 # ---------- beside Supabase ----------
@@ -87,7 +87,7 @@ my $owner = sub { return $k->run($_[0], db => 'supabase', user => 'project_owner
 is($owner->('SELECT kessel.setup($${core}$$)')->{state}, '', 'core');
 $k->exec("INSERT INTO auth.users (id, email) VALUES ('$admin', 'admin\@example.com'); UPDATE profiles SET role = 'admin'; INSERT INTO themes (id, name) VALUES ('dark', 'Dark')", db => 'supabase');
 $k->exec('CREATE TABLE public.before AS SELECT * FROM catalog_snapshot() AS object', db => 'supabase');
-like_error($owner->('SELECT kessel.setup($${storage}$$)'), '42501', qr/schema storage/, 'who may add nothing there is told', hint => qr/supabase_storage_admin/);
+like_error($owner->('SELECT kessel.setup($${storage}$$)'), '42501', qr/lacks privileges/, 'who may add nothing there is told', hint => qr/supabase_storage_admin/);
 $k->exec('GRANT supabase_storage_admin TO project_owner');
 $r = $owner->('SELECT kessel.setup($${storage}$$)');
 is($r->{state}, '', 'a member of its owner sets up') or diag($r->{err});
@@ -100,7 +100,7 @@ is($k->exec('SELECT count(*) FROM infra.object_contents', db => 'supabase'), '0'
 is($k->run("SET ROLE anon; SELECT get_theme_css('dark')", db => 'supabase', user => 'authenticator')->{state}, '55000', 'which is not hidden');
 $k->exec("DELETE FROM storage.objects; SELECT 1", db => 'supabase');
 is($k->run("SET ROLE service_role; SELECT put_theme_css('dark', 'a {}')", db => 'supabase', user => 'authenticator')->{state}, '', 'once more');
-is($owner->("SELECT kessel.teardown('storage')")->{state}, '', 'taken back');
+is($owner->("SELECT kessel.teardown('storage', drop_data => true)")->{state}, '', 'taken back');
 is($k->exec("SELECT object FROM catalog_snapshot() AS object EXCEPT SELECT object FROM before ORDER BY 1", db => 'supabase'), '', 'nothing is left');
 is($k->exec("SELECT object FROM before EXCEPT SELECT object FROM catalog_snapshot() AS object ORDER BY 1; SELECT count(*) FROM storage.buckets", db => 'supabase'), '0', 'and nothing of Supabase\'s is gone');
 

@@ -122,7 +122,7 @@ is($out, "$mark-own-2\n", 'with the app\'s key');
     $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('restored') . ' user=postgres', $file ], 'restore');
     my $r = $k->run("SET ROLE service_role; SELECT get_app_config('$user{a}', 'mail') ->> 'password', get_app_config('$user{a}', 'own') ->> 'password', get_ai_provider_key('$user{a}', 'openai')", db => 'restored', user => 'api');
     ok_run($r, "$mark-mail-2|$mark-own-2|$mark-ai-2", 'all of them open');
-    is($k->run("SELECT kessel.teardown('apps'), kessel.teardown('ai_providers')", db => 'restored', user => 'owner')->{state}, '', 'and can be taken back');
+    is($k->run("SELECT kessel.teardown('apps', drop_data => true), kessel.teardown('ai_providers', drop_data => true)", db => 'restored', user => 'owner')->{state}, '', 'and can be taken back');
     is($k->exec("SELECT string_agg(name, ' '), count(*) FROM vault.secrets", db => 'restored'), 'app key|1', 'with what is in the vault');
 }
 

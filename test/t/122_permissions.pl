@@ -67,7 +67,7 @@ $k->exec("CREATE OR REPLACE FUNCTION infra.has_table_permission(table_name text,
 like($k->run("SET kessel.tenant = 'schema-a'; $read", sub => $a)->{message}, qr/asked as chief/, 'a superuser\'s rights are not lent');
 $k->exec('REVOKE kessel_admin FROM chief');
 is(state_of('schema-a', $read), '55000', 'nobody outside of kessel_admin answers');
-$k->exec("SELECT kessel.teardown('core')");
+$k->exec("SELECT kessel.teardown('core', drop_data => true)");
 is(state_of('schema-a', $read), '55000', 'nothing to ask, nothing to read');
 $k->exec('ALTER DATABASE infra RESET kessel.require_permissions');
 ok_run($k->as_member('schema-a', $read), '1', 'off again');
