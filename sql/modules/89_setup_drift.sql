@@ -166,7 +166,8 @@ BEGIN
     SELECT w.blueprint, s.name, d.difference, d.kind, d.path, d.wanted, d.was,
            -- Whoever owns a thing now may not be who is to own it.
            CASE WHEN d.kind = 'owner' THEN d.mend ELSE format('SET LOCAL ROLE %I; ', w.made_by) || d.mend END || CASE WHEN f.sql IS NULL THEN '' ELSE f.sql END,
-           CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN 'Its rows are gone but for those that migrations put in.' ELSE d.note END
+           CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN 'Its rows are gone but for those that migrations put in.'
+                WHEN d.kind = 'owner' THEN 'Look at it first: it gets the rights of its owner.' ELSE d.note END
     FROM unnest(schemas) s (name),
          LATERAL (SELECT coalesce(lines -> s.name, '[]')) h (here),
          LATERAL kessel._schema_differences(kessel._setup_expected(s.name, h.here), kessel._setup_actual(s.name, h.here), s.name, current_user, NULL) d,
