@@ -154,13 +154,15 @@ extern void kr_migrate_note_begun(KrMigrateWork *work);
 /* What is done is committed; or, in a dry run, was taken back. */
 extern void kr_migrate_note_committed(KrMigrateWork *work);
 
-/* As kr_migrate_target.c asks the target's record to look. */
+/* As kr_migrate_queue.c asks the target's record to look. */
 extern char *kr_migrate_signature(const KrMigrateWork *work);
 
 /* ---------- kr_migrate_target.c ---------- */
 
 /* Fill in the program's functions. */
 extern void kr_migrate_make_program(KrMigrateProgram *program);
+
+/* ---------- kr_migrate_error.c ---------- */
 
 /*
  * Where the target is or was: false where at no migration. statement counts from 1;

@@ -9,108 +9,26 @@
  * was read, their statements, each a command of its own and some 64 kB a trip, and
  * with each migration its line of the record. COMMIT is sent when all of that is
  * answered. So what is cut off before has changed nothing, and what is cut off
- * later is reported as unknown (08007).
+ * later is reported as unknown (08007). One that may not be in a transaction:
+ * kr_migrate_alone.c.
  *
- * One that may not be in a transaction has its line of the record first, then each
- * statement alone, and after each the record says so. Who goes on with it begins
- * with the first statement that the record does not have as done. That one may have
- * been done, in part or as a whole: an index made with CREATE INDEX CONCURRENTLY is
- * looked for, and dropped first where it is not valid; other statements are run
- * again.
- *
- * A lock that is not had in time, a deadlock and the like: the target rests, and
- * begins again with reading the record. Nothing is kept of a session in which an
- * error has happened; one in which scripts have run is reset before it is used
- * again.
+ * Nothing is kept of a session in which an error has happened; one in which scripts
+ * have run is reset before it is used again.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/pg_prng.h"
-#include "mb/pg_wchar.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "kr_error.h"
-#include "kr_migrate.h"
+#include "kr_migrate_target.h"
 #include "kr_spi.h"
-
-/* Tags of steps that are no statement of a migration; those of migrations are > 0. */
-enum
-{
-	TAG_OTHER = 0, TAG_SCHEMA = -1, TAG_RECORD = -2, TAG_COMMIT = -3, TAG_ROLLBACK = -4, TAG_INDEX = -5, TAG_SAFETY = -6
-};
 
 /* What is queued in a trip, roughly. */
 #define TRIP_BYTES (64 * 1024)
 #define TRIP_STATEMENTS 500
 
 #define RESET_MS 5000
-
-#define FIRST_REST_MS 500
-#define LONGEST_REST_MS 30000
-
-/* ---------- where it is ---------- */
-
-static const KrMigrateTask *
-task_of(const KrMigrateWork *work)
-{
-	return &work->tasks[work->task];
-}
-
-static const KrScriptStatement *
-statement_of(const KrMigrateWork *work)
-{
-	return list_nth(task_of(work)->migration->statements, work->statement);
-}
-
-static int
-statement_tag(const KrMigrateWork *work)
-{
-	return task_of(work)->tag + work->statement;
-}
-
-/* The task that a tag belongs to; NULL: none. */
-static const KrMigrateTask *
-task_of_tag(const KrMigrateWork *work, int tag)
-{
-	for (int i = work->ntasks - 1; i >= 0; i--)
-	{
-		if (tag > 0 && work->tasks[i].tag <= tag)
-			return &work->tasks[i];
-	}
-	return NULL;
-}
-
-/* The statement that a tag belongs to; NULL: none. */
-static const KrScriptStatement *
-statement_of_tag(const KrMigrateWork *work, int tag)
-{
-	const KrMigrateTask *task = task_of_tag(work, tag);
-
-	/* The one after the last stands for the record's line. */
-	if (task == NULL || tag - task->tag >= list_length(task->migration->statements))
-		return NULL;
-	return list_nth(task->migration->statements, tag - task->tag);
-}
-
-bool
-kr_migrate_place(const KrFleetTarget *target, const KrMigration **migration,
-				 int *statement, int *line)
-{
-	const KrMigrateWork *work = kr_migrate_work(target);
-	const KrFleetStep *step = kr_fleet_current_step(target);
-	int			tag = step ? step->tag : TAG_OTHER;
-	const KrScriptStatement *at = work ? statement_of_tag(work, tag) : NULL;
-	const KrMigrateTask *task = work ? task_of_tag(work, tag) : NULL;
-
-	if (task == NULL)
-		return false;
-	*migration = task->migration;
-	*statement = at ? tag - task->tag + 1 : 0;
-	*line = at == NULL ? 0 : work->line > 0 ? work->line : at->line;
-	return true;
-}
 
 /* ---------- whose turn ---------- */
 
@@ -161,343 +79,6 @@ raise_resolve(KrFleetTarget *target)
 	read_source(work, id);
 }
 
-/* ---------- errors ---------- */
-
-/* The line of the script in which an error's position is. */
-static int
-line_of_error(const KrMigrateWork *work, const KrScriptStatement *statement, const PGresult *result)
-{
-	const char *text = PQresultErrorField(result, PG_DIAG_STATEMENT_POSITION);
-	int			position = text ? atoi(text) : 0;
-	const char *at = position > 1 ? kr_script_place(statement->sql, work->schema, work->runtime) : "";
-	int			line = statement->line;
-
-	for (; --position > 0 && *at != '\0'; at += pg_mblen(at))
-		line += *at == '\n';
-	return line;
-}
-
-static void
-raise_result(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	const KrFleetStep *step = kr_fleet_current_step(target);
-	const KrScriptStatement *statement = step ? statement_of_tag(work, step->tag) : NULL;
-
-	if (statement != NULL)
-		work->line = line_of_error(work, statement, target->result);
-	kr_remote_raise_result(target->result, target->source->name, NULL, NULL, false);
-}
-
-static void
-raise_unknown(KrFleetTarget *target)
-{
-	kr_migrate_work(target)->unknown = true;
-	ereport(ERROR,
-			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
-			 errmsg("data source \"%s\" has not answered the commit", target->source->name),
-			 errdetail("Whether schema \"%s\" was migrated is unknown.", kr_migrate_work(target)->schema),
-			 errhint("Run it again: the target's own record tells, and what is done is not done twice.")));
-}
-
-static void
-raise_ended_transaction(KrFleetTarget *target)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-			 errmsg("a statement has ended the transaction of the migration"),
-			 errdetail("What it did in it may be committed.")));
-}
-
-static void
-raise_unsafe(KrFleetTarget *target)
-{
-	ereport(ERROR,
-			(errcode(KR_ERR_UNSAFE_SOURCE),
-			 errmsg("data source \"%s\" would not be safe for row isolation", target->source->name),
-			 errdetail("%s", kr_migrate_work(target)->unsafe),
-			 errhint("Protect each table that the migration makes with kessel_agent.protect('table'). "
-					 "Tables that are meant for all tenants go into the data source's option shared_tables.")));
-}
-
-static void
-raise_rolled_back(KrFleetTarget *target)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_TRANSACTION_ROLLBACK),
-			 errmsg("data source \"%s\" rolled the transaction back", target->source->name)));
-}
-
-static bool
-is_alone(const KrMigrateWork *work)
-{
-	return work->trip >= KR_TRIP_ALONE_BEGIN && work->trip <= KR_TRIP_ALONE_END;
-}
-
-static void
-raise_lost(KrFleetTarget *target)
-{
-	const KrMigrateWork *work = kr_migrate_work(target);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("connection to data source \"%s\" was lost", target->source->name),
-			 errdetail("%s", kr_remote_clean_text(PQerrorMessage(target->pg))),
-			 is_alone(work) ?
-			 errhint("What is done of migration \"%s\" stays. Run it again: it goes on with the first statement that the target's record does not have as done.",
-					 task_of(work)->migration->name) :
-			 errhint("What was not committed is taken back. Run it again.")));
-}
-
-static void
-raise_late(KrFleetTarget *target, bool whole_call)
-{
-	const KrMigrateWork *work = kr_migrate_work(target);
-
-	ereport(ERROR,
-			(errcode(ERRCODE_QUERY_CANCELED),
-			 errmsg("schema \"%s\" of data source \"%s\" was not done within " INT64_FORMAT " ms",
-					work->schema, target->source->name, target->program->timeout_ms),
-			 is_alone(work) ?
-			 errdetail("It was cancelled. What is done of migration \"%s\" stays, and the next run goes on with it.",
-					   task_of(work)->migration->name) :
-			 errdetail("It was cancelled, and what had not been committed was taken back.")));
-}
-
-/* Somebody else was in the way. */
-static bool
-is_passing(const PGresult *result)
-{
-	static const char *const states[] = {"55P03", "40P01", "40001"};
-	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-
-	for (int i = 0; state != NULL && i < lengthof(states); i++)
-	{
-		if (strcmp(state, states[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Doubled with each attempt, and not for all the same. */
-static int64
-rest_ms(int attempts)
-{
-	int64		ms = attempts > 7 ? LONGEST_REST_MS : Min(LONGEST_REST_MS, FIRST_REST_MS << (attempts - 1));
-
-	return (int64) (ms * (0.75 + 0.5 * pg_prng_double(&pg_global_prng_state)));
-}
-
-static bool
-excuse(KrFleetTarget *target, const KrFleetStep *step)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	const char *state = PQresultErrorField(target->result, PG_DIAG_SQLSTATE);
-
-	if (step->tag == TAG_RECORD && work->trip == KR_TRIP_READ && !work->installed && state != NULL &&
-		(strcmp(state, "42P01") == 0 || strcmp(state, "3F000") == 0))
-	{
-		work->lacks_table = true;
-		return true;
-	}
-	if (target->concluded || !is_passing(target->result) || work->attempts > work->program->lock_retries)
-		return false;
-	target->commits = work->installed = false;
-	work->rests = true;
-	kr_fleet_rest(target, kr_fleet_error(target, raise_result), rest_ms(work->attempts));
-	return true;
-}
-
-/* ---------- sending ---------- */
-
-static void
-command(KrFleetTarget *target, int tag, const char *sql, int nparams, const char *const *values)
-{
-	kr_fleet_queue(target, KR_FLEET_COMMAND, tag, sql, nparams, values);
-}
-
-/* A little less than there is left: who is late there says where. 0: no limit. */
-static int64
-time_left(const KrFleetTarget *target)
-{
-	int64		left;
-
-	if (target->deadline == 0)
-		return 0;
-	left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), target->deadline);
-	return Max(1, left - Min(500, left / 10));
-}
-
-/*
- * Should nobody hear from us any more, it ends by itself. For the transaction, or
- * for the session. What is ours is looked up in pg_catalog.
- */
-static void
-queue_limits(KrFleetTarget *target, bool is_local)
-{
-	const KrMigrateProgram *program = kr_migrate_work(target)->program;
-	const char *values[4];
-
-	values[0] = psprintf(INT64_FORMAT, time_left(target));
-	values[1] = psprintf(INT64_FORMAT, program->lock_timeout_ms);
-	values[2] = psprintf("kessel_router %d %s", MyProcPid, program->blueprint);
-	values[3] = is_local ? "true" : "false";
-	command(target, TAG_OTHER,
-			"SELECT pg_catalog.set_config('search_path', 'pg_catalog', $4::pg_catalog.bool), "
-			"pg_catalog.set_config('statement_timeout', $1, $4::pg_catalog.bool), "
-			"pg_catalog.set_config('idle_in_transaction_session_timeout', $1, $4::pg_catalog.bool), "
-			"pg_catalog.set_config('lock_timeout', $2, $4::pg_catalog.bool), "
-			"pg_catalog.set_config('application_name', $3, $4::pg_catalog.bool)",
-			4, values);
-}
-
-/* As each migration finds it, whatever the one before has set. */
-static void
-queue_context(KrFleetTarget *target, bool is_local)
-{
-	const char *values[3];
-
-	values[0] = psprintf("%s, pg_temp", quote_identifier(kr_migrate_work(target)->schema));
-	values[1] = is_local ? "true" : "false";
-	values[2] = kr_isolation_name(target->source->isolation);
-	command(target, TAG_OTHER,
-			"SELECT pg_catalog.set_config('search_path', $1, $2::pg_catalog.bool), "
-			"pg_catalog.set_config('standard_conforming_strings', 'on', $2::pg_catalog.bool), "
-			"pg_catalog.set_config('check_function_bodies', 'on', $2::pg_catalog.bool), "
-			"pg_catalog.set_config('kessel_agent.isolation', $3, $2::pg_catalog.bool)",
-			3, values);
-}
-
-/*
- * Could tenants who share the tables see each other's rows, once this is committed?
- * What runs outside of a transaction is not asked for: kessel.test_data_source() tells.
- */
-static void
-queue_safety(KrFleetTarget *target)
-{
-	const KrMigrateWork *work = kr_migrate_work(target);
-	const char *values[2] = {work->shared_tables, work->runtime};
-
-	if (target->source->isolation != KR_ISOLATION_ROW || work->runtime == NULL)
-		return;
-	command(target, TAG_OTHER, "SET LOCAL search_path = pg_catalog, pg_temp", 0, NULL);
-	command(target, TAG_SAFETY, work->program->row_safety, 2, values);
-}
-
-static void
-take_safety(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	const char *reason = PQnfields(target->result) == 1 ?
-		kr_remote_clean_text(PQgetvalue(target->result, 0, 0)) : "It has answered something else than was asked.";
-
-	if (work->nunsafe++ < 20)
-		work->unsafe = work->unsafe ? psprintf("%s\n%s", work->unsafe, reason) : reason;
-}
-
-/*
- * A lock on the schema, then a look: a record that has changed since it was read is
- * read again. Both as errors there, so that what follows in the trip is not run.
- */
-static void
-queue_lock(KrFleetTarget *target, bool of_session)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	char	   *schema = quote_literal_cstr(work->schema);
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "BEGIN IF NOT %s(hashtextextended('kessel_router ' || %s, 0)) THEN "
-					 "RAISE EXCEPTION 'another session migrates schema \"%%\"', %s USING ERRCODE = '55P03'; END IF; ",
-					 of_session ? "pg_try_advisory_lock" : "pg_try_advisory_xact_lock", schema, schema);
-	if (!work->lacks_table)
-		appendStringInfo(&sql,
-						 "IF (SELECT CASE count(*) WHEN 0 THEN '0' ELSE format('%%s %%s %%s', count(*), max(version), "
-						 "(array_agg(format('%%s %%s', state, CASE state WHEN 'applied' THEN 0 ELSE statements_done END) ORDER BY version DESC))[1]) END "
-						 "FROM kessel_agent.migrations WHERE schema_name = %s AND blueprint = %s) <> %s THEN "
-						 "RAISE EXCEPTION 'schema \"%%\" has been migrated by another session', %s USING ERRCODE = '40001'; END IF; ",
-						 schema, quote_literal_cstr(work->program->blueprint),
-						 quote_literal_cstr(kr_migrate_signature(work)), schema);
-	appendStringInfoString(&sql, "END");
-	command(target, TAG_OTHER, psprintf("DO %s", quote_literal_cstr(sql.data)), 0, NULL);
-}
-
-/* The current task's line of the record. */
-static void
-queue_record(KrFleetTarget *target, const char *state, int statements_done)
-{
-	const KrMigrateWork *work = kr_migrate_work(target);
-	const KrMigration *migration = task_of(work)->migration;
-	int			tag = task_of(work)->tag + list_length(migration->statements);
-	const char *values[8];
-
-	if (work->lacks_table)
-		return;
-	values[0] = work->schema;
-	values[1] = work->program->blueprint;
-	values[2] = psprintf("%d", migration->version);
-	if (state == NULL)
-	{
-		command(target, tag,
-				"DELETE FROM kessel_agent.migrations WHERE schema_name OPERATOR(pg_catalog.=) $1::pg_catalog.name "
-				"AND blueprint OPERATOR(pg_catalog.=) $2::pg_catalog.text AND version OPERATOR(pg_catalog.=) $3::pg_catalog.int4",
-				3, values);
-		return;
-	}
-	values[3] = migration->name;
-	values[4] = migration->checksum;
-	values[5] = state;
-	values[6] = psprintf("%d", statements_done);
-	values[7] = work->program->run_id;
-	command(target, tag,
-			"INSERT INTO kessel_agent.migrations AS m (schema_name, blueprint, version, name, checksum, state, statements_done, run_id, applied_at) "
-			"VALUES ($1::pg_catalog.name, $2::pg_catalog.text, $3::pg_catalog.int4, $4, $5, $6::pg_catalog.text, $7, $8, "
-			"CASE $6::pg_catalog.text WHEN 'applied' THEN pg_catalog.clock_timestamp() END) "
-			"ON CONFLICT (schema_name, blueprint, version) DO UPDATE SET state = excluded.state, "
-			"statements_done = excluded.statements_done, run_id = excluded.run_id, applied_at = excluded.applied_at",
-			8, values);
-}
-
-typedef struct Place
-{
-	const KrScriptStatement *statement;
-	const KrMigrateWork *work;
-	char	   *sql;
-} Place;
-
-static void
-place_names(void *arg)
-{
-	Place	   *place = arg;
-
-	place->sql = kr_script_place(place->statement->sql, place->work->schema, place->work->runtime);
-}
-
-/* How many bytes that was; 0: it could not be sent, and the target has failed. */
-static int
-queue_statement(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	Place		place = {.statement = statement_of(work),.work = work};
-	bool		has_names = strstr(place.statement->sql, "\"@") != NULL;
-	ErrorData  *error = NULL;
-
-	if (has_names)
-		error = kr_fleet_try(place_names, &place, target->cxt, false);
-	if (error != NULL)
-	{
-		kr_fleet_fail(target, error);
-		return 0;
-	}
-	work->ran = true;
-	kr_fleet_queue(target, KR_FLEET_ROWS_DROPPED, statement_tag(work),
-				   has_names ? place.sql : place.statement->sql, 0, NULL);
-	if (has_names)
-		pfree(place.sql);
-	return strlen(place.statement->sql) + 100;
-}
-
 /* ---------- reading ---------- */
 
 static void
@@ -516,13 +97,13 @@ begin(KrFleetTarget *target)
 	work->has_schema = work->lacks_table = work->in_transaction = work->was_reset = work->ran = false;
 	if (!target->was_spare && !target->source->transaction_pooler && !target->heard)
 		kr_fleet_queue_settings(target, false);
-	command(target, TAG_SCHEMA, "SELECT pg_catalog.to_regnamespace($1) IS NOT NULL", 1, &schema);
-	command(target, TAG_OTHER, work->program->owner_check, 0, NULL);
-	command(target, TAG_RECORD,
-			"SELECT version, name, checksum, state, statements_done FROM kessel_agent.migrations "
-			"WHERE schema_name OPERATOR(pg_catalog.=) $1::pg_catalog.name AND blueprint OPERATOR(pg_catalog.=) $2::pg_catalog.text "
-			"ORDER BY version",
-			2, values);
+	kr_migrate_command(target, KR_TAG_SCHEMA, "SELECT pg_catalog.to_regnamespace($1) IS NOT NULL", 1, &schema);
+	kr_migrate_command(target, KR_TAG_OTHER, work->program->owner_check, 0, NULL);
+	kr_migrate_command(target, KR_TAG_RECORD,
+					   "SELECT version, name, checksum, state, statements_done FROM kessel_agent.migrations "
+					   "WHERE schema_name OPERATOR(pg_catalog.=) $1::pg_catalog.name AND blueprint OPERATOR(pg_catalog.=) $2::pg_catalog.text "
+					   "ORDER BY version",
+					   2, values);
 	kr_fleet_queue_sync(target);
 }
 
@@ -535,13 +116,13 @@ send_install(KrFleetTarget *target)
 
 	work->trip = KR_TRIP_INSTALL;
 	work->installed = true;
-	command(target, TAG_OTHER, "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE", 0, NULL);
-	queue_limits(target, true);
-	command(target, TAG_OTHER,
-			"SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('kessel_router', 0))", 0, NULL);
+	kr_migrate_command(target, KR_TAG_OTHER, "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE", 0, NULL);
+	kr_migrate_queue_limits(target, true);
+	kr_migrate_command(target, KR_TAG_OTHER,
+					   "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('kessel_router', 0))", 0, NULL);
 	foreach(cell, work->program->install)
-		command(target, TAG_OTHER, ((KrScriptStatement *) lfirst(cell))->sql, 0, NULL);
-	command(target, TAG_OTHER, "COMMIT", 0, NULL);
+		kr_migrate_command(target, KR_TAG_OTHER, ((KrScriptStatement *) lfirst(cell))->sql, 0, NULL);
+	kr_migrate_command(target, KR_TAG_OTHER, "COMMIT", 0, NULL);
 	kr_fleet_queue_sync(target);
 }
 
@@ -555,15 +136,15 @@ queue_some(KrFleetTarget *target)
 	int			bytes = 0;
 	int			count = 0;
 
-	while (work->task < work->ntasks && task_of(work)->migration->transactional)
+	while (work->task < work->ntasks && kr_migrate_task(work)->migration->transactional)
 	{
-		int			last = list_length(task_of(work)->migration->statements);
+		int			last = list_length(kr_migrate_task(work)->migration->statements);
 
-		if (work->statement == task_of(work)->first)
-			queue_context(target, true);
+		if (work->statement == kr_migrate_task(work)->first)
+			kr_migrate_queue_context(target, true);
 		while (work->statement < last)
 		{
-			int			size = queue_statement(target);
+			int			size = kr_migrate_queue_statement(target);
 
 			if (size == 0)
 				return;
@@ -574,15 +155,15 @@ queue_some(KrFleetTarget *target)
 		}
 		if (work->statement < last)
 			break;
-		queue_record(target, work->program->down ? NULL : "applied", 0);
+		kr_migrate_queue_record(target, work->program->down ? NULL : "applied", 0);
 		kr_migrate_note_done(work);
 		work->task++;
-		work->statement = work->task < work->ntasks ? task_of(work)->first : 0;
+		work->statement = work->task < work->ntasks ? kr_migrate_task(work)->first : 0;
 		if (bytes >= TRIP_BYTES || ++count >= TRIP_STATEMENTS)
 			break;
 	}
-	if (work->task >= work->ntasks || !task_of(work)->migration->transactional)
-		queue_safety(target);
+	if (work->task >= work->ntasks || !kr_migrate_task(work)->migration->transactional)
+		kr_migrate_queue_safety(target);
 	kr_fleet_queue_sync(target);
 }
 
@@ -595,11 +176,11 @@ send_work(KrFleetTarget *target)
 	if (!work->in_transaction)
 	{
 		work->in_transaction = true;
-		command(target, TAG_OTHER, "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE", 0, NULL);
+		kr_migrate_command(target, KR_TAG_OTHER, "START TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE", 0, NULL);
 		if (target->source->transaction_pooler)
 			kr_fleet_queue_settings(target, true);
-		queue_limits(target, true);
-		queue_lock(target, false);
+		kr_migrate_queue_limits(target, true);
+		kr_migrate_queue_lock(target, false);
 	}
 	queue_some(target);
 }
@@ -618,25 +199,9 @@ send_reset(KrFleetTarget *target)
 	work->trip = KR_TRIP_RESET;
 	if (target->deadline == 0 || target->deadline > deadline)
 		target->deadline = deadline;
-	command(target, TAG_OTHER, "DISCARD ALL", 0, NULL);
+	kr_migrate_command(target, KR_TAG_OTHER, "DISCARD ALL", 0, NULL);
 	kr_fleet_queue_sync(target);
 	kr_fleet_queue_settings(target, false);
-}
-
-/*
- * Behind a pooler the session is somebody else's after the commit. What a script may
- * have left in it goes while it is still ours.
- */
-static void
-queue_leave(KrFleetTarget *target)
-{
-	static const char *const leave[] = {
-		"RESET SESSION AUTHORIZATION", "RESET ALL", "UNLISTEN *", "CLOSE ALL", "DISCARD TEMP",
-		"SELECT pg_catalog.pg_advisory_unlock_all()"
-	};
-
-	for (int i = 0; i < lengthof(leave); i++)
-		command(target, TAG_OTHER, leave[i], 0, NULL);
 }
 
 static void
@@ -647,146 +212,23 @@ send_commit(KrFleetTarget *target)
 
 	if (PQtransactionStatus(target->pg) != PQTRANS_INTRANS)
 	{
-		kr_fleet_fail_with(target, raise_ended_transaction);
+		kr_fleet_fail_with(target, kr_migrate_raise_ended_transaction);
 		return;
 	}
 	work->trip = KR_TRIP_COMMIT;
 	if (target->source->transaction_pooler)
-		queue_leave(target);
+		kr_migrate_queue_leave(target);
 	/* What waits for the commit is to be found out, too. */
 	if (dry_run)
 	{
-		command(target, TAG_OTHER, "SET CONSTRAINTS ALL IMMEDIATE", 0, NULL);
-		command(target, TAG_ROLLBACK, "ROLLBACK", 0, NULL);
+		kr_migrate_command(target, KR_TAG_OTHER, "SET CONSTRAINTS ALL IMMEDIATE", 0, NULL);
+		kr_migrate_command(target, KR_TAG_ROLLBACK, "ROLLBACK", 0, NULL);
 	}
 	else
-		command(target, TAG_COMMIT, "COMMIT", 0, NULL);
+		kr_migrate_command(target, KR_TAG_COMMIT, "COMMIT", 0, NULL);
 	kr_fleet_queue_sync(target);
 	/* Before it is on its way: what could not be queued may be, too. */
 	target->commits = !dry_run;
-}
-
-/* ---------- outside of a transaction ---------- */
-
-static void
-send_alone_begin(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-
-	work->trip = KR_TRIP_ALONE_BEGIN;
-	work->statement = task_of(work)->first;
-	queue_limits(target, false);
-	queue_lock(target, true);
-	queue_record(target, work->program->down ? "reverting" : "applying", work->statement);
-	queue_context(target, false);
-	kr_fleet_queue_sync(target);
-	work->ran = true;
-	kr_migrate_note_begun(work);
-}
-
-static void
-send_alone_run(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-
-	work->trip = KR_TRIP_ALONE_RUN;
-	if (queue_statement(target) > 0)
-		kr_fleet_queue_sync(target);
-}
-
-/* Somebody was cut off with it: is the index there? */
-static void
-send_alone_look(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	const KrScriptStatement *statement = statement_of(work);
-	const char *schema = statement->index_schema;
-	const char *values[2];
-
-	work->trip = KR_TRIP_ALONE_LOOK;
-	work->index = NULL;
-	work->index_is_there = false;
-	if (schema != NULL && strcmp(schema, "@tenant") == 0)
-		schema = work->schema;
-	values[0] = schema ? quote_qualified_identifier(schema, statement->index_table) :
-		quote_identifier(statement->index_table);
-	values[1] = statement->index_name;
-	command(target, TAG_INDEX,
-			"SELECT i.indisvalid, pg_catalog.format('%I.%I', n.nspname, c.relname) "
-			"FROM pg_catalog.pg_index i "
-			"JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid "
-			"JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace "
-			"WHERE i.indrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1)::pg_catalog.oid "
-			"AND c.relname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
-			2, values);
-	kr_fleet_queue_sync(target);
-}
-
-static void
-take_index(KrMigrateWork *work, const PGresult *result)
-{
-	if (PQnfields(result) != 2)
-		return;
-	if (PQgetvalue(result, 0, 0)[0] == 't')
-		work->index_is_there = true;
-	else
-		work->index = pnstrdup(PQgetvalue(result, 0, 1), 4 * NAMEDATALEN + 10);
-}
-
-static void
-send_alone_drop(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-
-	work->trip = KR_TRIP_ALONE_DROP;
-	command(target, TAG_OTHER, psprintf("DROP INDEX CONCURRENTLY %s", work->index), 0, NULL);
-	kr_fleet_queue_sync(target);
-}
-
-static void
-send_alone_end(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-
-	work->trip = KR_TRIP_ALONE_END;
-	queue_record(target, work->program->down ? NULL : "applied", 0);
-	kr_fleet_queue_sync(target);
-	target->commits = true;
-}
-
-/* The statement is done. */
-static void
-send_alone_note(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-
-	work->statement++;
-	if (work->statement >= list_length(task_of(work)->migration->statements))
-	{
-		send_alone_end(target);
-		return;
-	}
-	work->trip = KR_TRIP_ALONE_NOTE;
-	queue_record(target, work->program->down ? "reverting" : "applying", work->statement);
-	kr_fleet_queue_sync(target);
-}
-
-static void
-next_alone(KrFleetTarget *target)
-{
-	KrMigrateWork *work = kr_migrate_work(target);
-	const KrMigrateTask *task = task_of(work);
-
-	/* Half of it is not it. */
-	if (work->trip == KR_TRIP_ALONE_BEGIN && work->program->down)
-		work->version = task->version;
-	if (work->statement >= list_length(task->migration->statements))
-		send_alone_end(target);
-	else if (work->trip == KR_TRIP_ALONE_BEGIN && task->resumes && statement_of(work)->concurrent_index &&
-			 statement_of(work)->index_name != NULL)
-		send_alone_look(target);
-	else
-		send_alone_run(target);
 }
 
 /* ---------- one trip after the other ---------- */
@@ -806,13 +248,13 @@ next_task(KrFleetTarget *target)
 		else
 			kr_fleet_finish(target);
 	}
-	else if (task_of(work)->migration->transactional)
+	else if (kr_migrate_task(work)->migration->transactional)
 	{
-		work->statement = task_of(work)->first;
+		work->statement = kr_migrate_task(work)->first;
 		send_work(target);
 	}
 	else
-		send_alone_begin(target);
+		kr_migrate_begin_alone(target);
 }
 
 /* The record was read, or is not there. */
@@ -854,7 +296,7 @@ proceed(KrFleetTarget *target)
 			begin(target);
 			break;
 		case KR_TRIP_WORK:
-			if (work->task < work->ntasks && task_of(work)->migration->transactional)
+			if (work->task < work->ntasks && kr_migrate_task(work)->migration->transactional)
 				send_work(target);
 			else
 				send_commit(target);
@@ -863,20 +305,11 @@ proceed(KrFleetTarget *target)
 			next_task(target);
 			break;
 		case KR_TRIP_ALONE_BEGIN:
-		case KR_TRIP_ALONE_DROP:
-		case KR_TRIP_ALONE_NOTE:
-			next_alone(target);
-			break;
 		case KR_TRIP_ALONE_LOOK:
-			if (work->index_is_there)
-				send_alone_note(target);
-			else if (work->index != NULL)
-				send_alone_drop(target);
-			else
-				send_alone_run(target);
-			break;
+		case KR_TRIP_ALONE_DROP:
 		case KR_TRIP_ALONE_RUN:
-			send_alone_note(target);
+		case KR_TRIP_ALONE_NOTE:
+			kr_migrate_proceed_alone(target);
 			break;
 		case KR_TRIP_ALONE_END:
 			end_alone(target);
@@ -898,6 +331,19 @@ end_segment(KrFleetTarget *target)
 	target->concluded = work->task >= work->ntasks;
 }
 
+/* ---------- answers ---------- */
+
+static void
+take_safety(KrFleetTarget *target)
+{
+	KrMigrateWork *work = kr_migrate_work(target);
+	const char *reason = PQnfields(target->result) == 1 ?
+		kr_remote_clean_text(PQgetvalue(target->result, 0, 0)) : "It has answered something else than was asked.";
+
+	if (work->nunsafe++ < 20)
+		work->unsafe = work->unsafe ? psprintf("%s\n%s", work->unsafe, reason) : reason;
+}
+
 static void
 take_row(KrFleetTarget *target, const KrFleetStep *step)
 {
@@ -905,17 +351,17 @@ take_row(KrFleetTarget *target, const KrFleetStep *step)
 
 	switch (step->tag)
 	{
-		case TAG_SCHEMA:
+		case KR_TAG_SCHEMA:
 			work->has_schema = PQnfields(target->result) == 1 && PQgetvalue(target->result, 0, 0)[0] == 't';
 			break;
-		case TAG_RECORD:
+		case KR_TAG_RECORD:
 			if (PQnfields(target->result) == 5)
 				kr_migrate_add_record(work, target->result);
 			break;
-		case TAG_INDEX:
-			take_index(work, target->result);
+		case KR_TAG_INDEX:
+			kr_migrate_take_index(work, target->result);
 			break;
-		case TAG_SAFETY:
+		case KR_TAG_SAFETY:
 			take_safety(target);
 			break;
 		default:
@@ -930,18 +376,18 @@ take(KrFleetTarget *target, const KrFleetStep *step)
 
 	switch (step->tag)
 	{
-		case TAG_SAFETY:
+		case KR_TAG_SAFETY:
 			if (work->unsafe != NULL)
-				kr_fleet_fail_with(target, raise_unsafe);
+				kr_fleet_fail_with(target, kr_migrate_raise_unsafe);
 			break;
-		case TAG_COMMIT:
+		case KR_TAG_COMMIT:
 			target->commits = false;
 			if (strcmp(PQcmdStatus(target->result), "COMMIT") != 0)
-				kr_fleet_fail_with(target, raise_rolled_back);
+				kr_fleet_fail_with(target, kr_migrate_raise_rolled_back);
 			else
 				end_segment(target);
 			break;
-		case TAG_ROLLBACK:
+		case KR_TAG_ROLLBACK:
 			end_segment(target);
 			break;
 		default:
@@ -977,11 +423,11 @@ kr_migrate_make_program(KrMigrateProgram *program)
 	program->base.proceed = proceed;
 	program->base.take_row = take_row;
 	program->base.take = take;
-	program->base.excuse = excuse;
-	program->base.raise_result = raise_result;
-	program->base.raise_lost = raise_lost;
-	program->base.raise_late = raise_late;
-	program->base.raise_unknown = raise_unknown;
+	program->base.excuse = kr_migrate_excuse;
+	program->base.raise_result = kr_migrate_raise_result;
+	program->base.raise_lost = kr_migrate_raise_lost;
+	program->base.raise_late = kr_migrate_raise_late;
+	program->base.raise_unknown = kr_migrate_raise_unknown;
 	program->base.keeps = keeps;
 	program->base.note_cut_off = note_cut_off;
 }
