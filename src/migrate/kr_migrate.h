@@ -127,6 +127,9 @@ typedef struct KrMigrateWork
 	int			line;			/* of the script, in which the error is; 0: not known */
 	int			nunsafe;		/* reasons why tenants could see each other's rows */
 	const char *unsafe;			/* the first of them, in lines; NULL: there are none */
+	const char *locked;			/* a statement that has not had a lock; NULL: none */
+	int			nholders;
+	const char *holders;		/* who has had one on its tables when it was tried again, in lines */
 } KrMigrateWork;
 
 static inline KrMigrateWork *

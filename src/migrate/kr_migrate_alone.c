@@ -24,6 +24,7 @@ kr_migrate_begin_alone(KrFleetTarget *target)
 	work->trip = KR_TRIP_ALONE_BEGIN;
 	work->statement = kr_migrate_task(work)->first;
 	kr_migrate_queue_limits(target, false);
+	kr_migrate_queue_holders(target);
 	kr_migrate_queue_lock(target, true);
 	kr_migrate_queue_record(target, work->program->down ? "reverting" : "applying", work->statement);
 	kr_migrate_queue_context(target, false);

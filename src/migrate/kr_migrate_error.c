@@ -80,6 +80,27 @@ line_of_error(const KrMigrateWork *work, const KrScriptStatement *statement, con
 	return line;
 }
 
+static bool
+is_state(const PGresult *result, const char *state)
+{
+	const char *is = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return is != NULL && strcmp(is, state) == 0;
+}
+
+/* Its message names no table, and nobody who has the lock. */
+static void
+raise_not_had(KrFleetTarget *target)
+{
+	const char *message = PQresultErrorField(target->result, PG_DIAG_MESSAGE_PRIMARY);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("%s", kr_remote_clean_text(message ? message : "")),
+			 errdetail("%s", kr_migrate_work(target)->holders),
+			 errhint("That was when this attempt began. Wait for who is in the way, or end it there with pg_terminate_backend().")));
+}
+
 void
 kr_migrate_raise_result(KrFleetTarget *target)
 {
@@ -89,6 +110,12 @@ kr_migrate_raise_result(KrFleetTarget *target)
 
 	if (statement != NULL)
 		work->line = line_of_error(work, statement, target->result);
+	if (statement != NULL && is_state(target->result, "55P03"))
+	{
+		work->locked = statement->sql;
+		if (work->holders != NULL)
+			raise_not_had(target);
+	}
 	kr_remote_raise_result(target->result, target->source->name, NULL, NULL, false);
 }
 
@@ -167,21 +194,12 @@ kr_migrate_raise_late(KrFleetTarget *target, bool whole_call)
 			 errdetail("It was cancelled, and what had not been committed was taken back.")));
 }
 
-/* ---------- who is in the way ---------- */
+/* ---------- who was in the way ---------- */
 
-/* Somebody else was in the way. */
 static bool
 is_passing(const PGresult *result)
 {
-	static const char *const states[] = {"55P03", "40P01", "40001"};
-	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-
-	for (int i = 0; state != NULL && i < lengthof(states); i++)
-	{
-		if (strcmp(state, states[i]) == 0)
-			return true;
-	}
-	return false;
+	return is_state(result, "55P03") || is_state(result, "40P01") || is_state(result, "40001");
 }
 
 /* Doubled with each attempt, and not for all the same. */
@@ -197,10 +215,9 @@ bool
 kr_migrate_excuse(KrFleetTarget *target, const KrFleetStep *step)
 {
 	KrMigrateWork *work = kr_migrate_work(target);
-	const char *state = PQresultErrorField(target->result, PG_DIAG_SQLSTATE);
 
-	if (step->tag == KR_TAG_RECORD && work->trip == KR_TRIP_READ && !work->installed && state != NULL &&
-		(strcmp(state, "42P01") == 0 || strcmp(state, "3F000") == 0))
+	if (step->tag == KR_TAG_RECORD && work->trip == KR_TRIP_READ && !work->installed &&
+		(is_state(target->result, "42P01") || is_state(target->result, "3F000")))
 	{
 		work->lacks_table = true;
 		return true;

@@ -102,6 +102,34 @@ kr_migrate_queue_lock(KrFleetTarget *target, bool of_session)
 	kr_migrate_command(target, KR_TAG_OTHER, psprintf("DO %s", quote_literal_cstr(sql.data)), 0, NULL);
 }
 
+/*
+ * Which lock a statement has waited for, nobody can say who has not looked while it
+ * did. So those are asked for who have one of the tables whose names are in it; who
+ * has worked longest comes first.
+ */
+void
+kr_migrate_queue_holders(KrFleetTarget *target)
+{
+	KrMigrateWork *work = kr_migrate_work(target);
+	const char *values[2] = {work->schema, work->locked};
+
+	work->holders = NULL;
+	work->nholders = 0;
+	if (work->locked == NULL)
+		return;
+	kr_migrate_command(target, KR_TAG_HOLDER,
+					   "SELECT format('Process %s%s%s has %s on \"%s\".', l.pid, ' of role \"' || a.usename || '\"', "
+					   "' (' || a.state || coalesce(', in a transaction since ' || date_trunc('second', a.xact_start), '') || ')', "
+					   "string_agg(l.mode, ', ' ORDER BY l.mode), c.relname) "
+					   "FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid "
+					   "WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid() "
+					   "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) "
+					   "AND c.relnamespace = to_regnamespace(quote_ident($1)) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') "
+					   "AND strpos(lower($2), lower(c.relname)) > 0 "
+					   "GROUP BY l.pid, a.usename, a.state, a.xact_start, c.relname ORDER BY a.xact_start, l.pid LIMIT 3",
+					   2, values);
+}
+
 /* The current task's line of the record. */
 void
 kr_migrate_queue_record(KrFleetTarget *target, const char *state, int statements_done)

@@ -180,6 +180,7 @@ send_work(KrFleetTarget *target)
 		if (target->source->transaction_pooler)
 			kr_fleet_queue_settings(target, true);
 		kr_migrate_queue_limits(target, true);
+		kr_migrate_queue_holders(target);
 		kr_migrate_queue_lock(target, false);
 	}
 	queue_some(target);
@@ -345,6 +346,16 @@ take_safety(KrFleetTarget *target)
 }
 
 static void
+take_holder(KrMigrateWork *work, const PGresult *result)
+{
+	const char *holder = PQnfields(result) == 1 ?
+		kr_remote_clean_text(pnstrdup(PQgetvalue(result, 0, 0), 500)) : "";
+
+	if (work->nholders++ < 3)
+		work->holders = work->holders ? psprintf("%s\n%s", work->holders, holder) : holder;
+}
+
+static void
 take_row(KrFleetTarget *target, const KrFleetStep *step)
 {
 	KrMigrateWork *work = kr_migrate_work(target);
@@ -360,6 +371,9 @@ take_row(KrFleetTarget *target, const KrFleetStep *step)
 			break;
 		case KR_TAG_INDEX:
 			kr_migrate_take_index(work, target->result);
+			break;
+		case KR_TAG_HOLDER:
+			take_holder(work, target->result);
 			break;
 		case KR_TAG_SAFETY:
 			take_safety(target);

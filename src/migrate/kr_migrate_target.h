@@ -57,6 +57,9 @@ extern void kr_migrate_queue_record(KrFleetTarget *target, const char *state, in
 /* The next statement. How many bytes that was; 0: it could not be sent, and the target has failed. */
 extern int	kr_migrate_queue_statement(KrFleetTarget *target);
 
+/* Where a lock was not had before: who has one on the statement's tables. The search_path must be pg_catalog. */
+extern void kr_migrate_queue_holders(KrFleetTarget *target);
+
 /*
  * Could tenants who share the tables see each other's rows, once this is committed?
  * What runs outside of a transaction is not asked for: kessel.test_data_source() tells.

@@ -243,6 +243,8 @@ ok_run(drive(['one/public'], 2, lock_timeout => '100 ms'), '1|failed|1|1|0|55P03
 $s->start(call(['one/public'], 2, lock_timeout => '100 ms', lock_retries => 20));
 ok($k->node->poll_query_until('infra', "SELECT count(*) >= 2 FROM news WHERE news = 'retry'"), 'it is begun again and again');
 is($k->exec("SELECT string_agg(DISTINCT error ->> 'sqlstate' || coalesce(error ->> 'migration', ''), ','), max(attempts) >= 2 FROM news WHERE news = 'retry'"), '55P030002_more|t', 'each time for that');
+is($k->exec("SELECT count(*) FROM news WHERE news = 'retry' AND attempts = 1 AND error ->> 'detail' IS NOT NULL"), '0', 'who has the lock nobody knows at first');
+like($k->exec("SELECT error ->> 'detail' FROM news WHERE news = 'retry' ORDER BY id DESC LIMIT 1"), qr/^Process @{[ $holder->pid ]} of role "postgres".* has AccessShareLock on "notes"\.$/, '... and is told the next time');
 $holder->run('ROLLBACK');
 is($s->finish->{state}, '', 'the call ends');
 is($k->exec("SELECT news, from_version, version, applied, attempts > 2 FROM news ORDER BY id DESC LIMIT 1"), 'done|1|2|1|t', 'with success, when the lock is free');
