@@ -12,15 +12,9 @@
  *
  * Whatever ends this on its way (kill -9 here or there, a lost network, a
  * cancel) leaves one of two states: the data source knows the current one, or
- * the pending one. Sessions try both (kr_remote_connect.c); settling finds out
- * which it is and forgets the other. Both commits wait for their WAL to be
+ * the pending one. Sessions try both (kr_remote_connect.c); settling
+ * (kr_remote_rotate_settle.c) finds out which it is and forgets the other. Both commits wait for their WAL to be
  * flushed whatever synchronous_commit says, and the data source's does too.
- *
- * What is forgotten must not come back: a session of an earlier attempt may
- * still be about to execute its ALTER ROLE, which the network or a lock has held
- * up. These sessions carry a name of their own from before they are told to; so
- * they are ended first, which a role may do with its own, and then the password
- * is tried once more.
  *
  * Where the data source says no in step 2 or 3, the session of step 2 puts the
  * current password back, and the pending one is dropped after it was proved that
@@ -38,71 +32,24 @@
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "pgstat.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
-#include "utils/timestamp.h"
 
 #include "kr_audit.h"
-#include "kr_credential.h"
 #include "kr_error.h"
-#include "kr_guc.h"
-#include "kr_remote_internal.h"
+#include "kr_remote_rotate.h"
 #include "kr_vault.h"
 
 PG_FUNCTION_INFO_V1(kr_rotate_credential);
-PG_FUNCTION_INFO_V1(kr_settle_credential);
 
 /* 238 bits */
 #define PASSWORD_LENGTH 40
 
-/* Of the sessions that change a password; older ones than ours are ended by it. */
-#define ROTATION_NAME "kessel_router rotation"
-
-/* How many credentials of the same role are asked which password it has. */
-#define MAX_CANDIDATES 6
-
-typedef enum Settled
-{
-	SETTLED_CURRENT,			/* the data source knows the current password */
-	SETTLED_PENDING,			/* it knew the pending one, which is the current one now */
-	NOT_SETTLED					/* neither opens it */
-} Settled;
-
-/* In the memory of the procedure, across its transactions. */
-typedef struct Rotation
-{
-	pg_uuid_t	source_id;
-	char	   *source;			/* name */
-	char	   *purpose;
-	const char *step;			/* for the context of errors */
-	List	   *credentials;	/* the one that is meant, then those of the same login */
-	KrCredentialLock lock;
-	PGconn	   *volatile pg;	/* the session that changes the password */
-	char	   *password;		/* sodium_malloc()ed */
-	char	   *reason;			/* what the data source, or libpq, has said last */
-	bool		refused;		/* the last login: for its password */
-} Rotation;
-
-static KrCredential *
-subject(const Rotation *rotation)
-{
-	return linitial(rotation->credentials);
-}
-
-static const KrSource *
-source_of(const Rotation *rotation)
-{
-	return kr_source_by_id(&rotation->source_id, rotation->purpose);
-}
-
 static void
 describe_step(void *arg)
 {
-	Rotation   *rotation = arg;
+	KrRotation   *rotation = arg;
 
 	errcontext("%s, rotating the %s credential of data source \"%s\"",
 			   rotation->step, rotation->purpose, rotation->source);
@@ -124,7 +71,7 @@ check_purpose(const char *purpose)
 }
 
 static void
-look_up_credentials(Rotation *rotation)
+look_up_credentials(KrRotation *rotation)
 {
 	rotation->credentials = kr_credential_same_login(&rotation->source_id, rotation->purpose,
 													 &rotation->lock);
@@ -133,7 +80,7 @@ look_up_credentials(Rotation *rotation)
 				(errcode(KR_ERR_NO_ROUTE),
 				 errmsg("data source \"%s\" has no %s credential", rotation->source, rotation->purpose),
 				 errhint("SELECT purpose, username FROM app.data_source_credentials lists those that there are.")));
-	if (!subject(rotation)->has_secret)
+	if (!kr_rotation_subject(rotation)->has_secret)
 		ereport(ERROR,
 				(errcode(KR_ERR_NO_ROUTE),
 				 errmsg("the %s credential of data source \"%s\" has no password",
@@ -141,8 +88,8 @@ look_up_credentials(Rotation *rotation)
 				 errhint("There is nothing to rotate. Set a password with kessel.set_credential().")));
 }
 
-static void
-refuse_pooler(const Rotation *rotation)
+void
+kr_rotation_refuse_pooler(const KrRotation *rotation)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -152,7 +99,7 @@ refuse_pooler(const Rotation *rotation)
 }
 
 static void
-lock_credentials(Rotation *rotation)
+lock_credentials(KrRotation *rotation)
 {
 	if (kr_credential_lock(&rotation->lock, true))
 		return;
@@ -172,14 +119,13 @@ commit(void)
 	SPI_commit();
 }
 
-/* The newest state of the rows, under the lock. */
-static void
-refresh_credentials(Rotation *rotation)
+void
+kr_rotation_refresh(KrRotation *rotation)
 {
 	KrCredentialLock ignored;
 
 	rotation->credentials = kr_credential_same_login(&rotation->source_id, rotation->purpose, &ignored);
-	if (rotation->credentials == NIL || !subject(rotation)->has_secret)
+	if (rotation->credentials == NIL || !kr_rotation_subject(rotation)->has_secret)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the %s credential of data source \"%s\" was changed meanwhile",
@@ -187,12 +133,8 @@ refresh_credentials(Rotation *rotation)
 				 errhint("Call it again.")));
 }
 
-/*
- * One of the same login that would send the new password to where the one that
- * is rotated does not, or NULL. Whoever has made it could read it there.
- */
-static const KrCredential *
-find_stranger(const Rotation *rotation)
+const KrCredential *
+kr_rotation_find_stranger(const KrRotation *rotation)
 {
 	ListCell   *cell;
 
@@ -207,9 +149,9 @@ find_stranger(const Rotation *rotation)
 }
 
 static void
-refuse_strangers(const Rotation *rotation)
+refuse_strangers(const KrRotation *rotation)
 {
-	const KrCredential *other = find_stranger(rotation);
+	const KrCredential *other = kr_rotation_find_stranger(rotation);
 
 	if (other == NULL)
 		return;
@@ -223,8 +165,8 @@ refuse_strangers(const Rotation *rotation)
 					 other->source, other->purpose)));
 }
 
-static bool
-any_pending(const Rotation *rotation)
+bool
+kr_rotation_any_pending(const KrRotation *rotation)
 {
 	ListCell   *cell;
 
@@ -237,7 +179,7 @@ any_pending(const Rotation *rotation)
 }
 
 static void
-make_password(Rotation *rotation)
+make_password(KrRotation *rotation)
 {
 	static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -251,338 +193,49 @@ make_password(Rotation *rotation)
 	rotation->password[PASSWORD_LENGTH] = '\0';
 }
 
-/* ---------- at the data source ---------- */
+/* ---------- the steps ---------- */
 
 static void
-disconnect(Rotation *rotation)
-{
-	PGconn	   *pg = rotation->pg;
-
-	rotation->pg = NULL;
-	if (pg != NULL)
-		kr_remote_close(pg);
-}
-
-/* A login with what is sealed, which has to be what opens it; NULL where it does not. */
-static PGconn *
-log_in(Rotation *rotation, const pg_uuid_t *secret_id)
-{
-	PGconn	   *pg = kr_remote_try(source_of(rotation), rotation->purpose, secret_id);
-
-	if (PQstatus(pg) != CONNECTION_OK)
-	{
-		rotation->reason = kr_remote_reason(pg);
-		rotation->refused = kr_remote_refused_login(pg);
-		kr_remote_disconnect(pg);
-		return NULL;
-	}
-	if (!PQconnectionUsedPassword(pg))
-	{
-		kr_remote_disconnect(pg);
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("data source \"%s\" did not ask for the password", rotation->source),
-				 errdetail("No login there could prove that a new one works."),
-				 errhint("Make it ask for a password.")));
-	}
-	return pg;
-}
-
-static bool
-is_field(const PGresult *result, int column, const char *value)
-{
-	return PQntuples(result) == 1 && strcmp(PQgetvalue(result, 0, column), value) == 0;
-}
-
-/* The session in which the password will be changed, opened with the current one. */
-static void
-open_session(Rotation *rotation)
-{
-	char		pid[16];
-	bool		pooled;
-	bool		standby;
-	PGresult   *result;
-
-	rotation->pg = kr_remote_connect(source_of(rotation), rotation->purpose);
-	if (!PQconnectionUsedPassword(rotation->pg))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("data source \"%s\" did not ask for the password", rotation->source),
-				 errdetail("No login there could prove that a new one works."),
-				 errhint("Make it ask for a password.")));
-	if (PQserverVersion(rotation->pg) < 100000)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("data source \"%s\" knows no SCRAM verifiers", rotation->source),
-				 errdetail("Its server is older than PostgreSQL 10."),
-				 errhint("Change the password there, and then call kessel.set_credential().")));
-
-	/* A pooler passes a number of its own off as the session's. */
-	snprintf(pid, sizeof(pid), "%d", PQbackendPID(rotation->pg));
-	result = kr_remote_run(rotation->pg, rotation->source,
-						   "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()", true);
-	pooled = !is_field(result, 0, pid);
-	standby = is_field(result, 1, "t");
-	PQclear(result);
-	if (pooled)
-		refuse_pooler(rotation);
-	if (standby)
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("data source \"%s\" leads to a standby", rotation->source),
-				 errhint("Add target_session_attrs=read-write to its url.")));
-	/* Before anything is sent that might be held up on its way. */
-	PQclear(kr_remote_run(rotation->pg, rotation->source,
-						  "SET application_name = '" ROTATION_NAME "'", true));
-}
-
-/*
- * The session's role takes this password. False, and rotation->reason, where the
- * data source refuses. A commit that is not flushed would be lost in a crash;
- * where somebody else is changing the role, this does not wait for long.
- */
-static bool
-change_password(Rotation *rotation, const char *password)
-{
-	char	   *verifier;
-	char	   *script;
-	PGresult   *result;
-	bool		ok;
-
-	verifier = PQencryptPasswordConn(rotation->pg, password, PQuser(rotation->pg), "scram-sha-256");
-	if (verifier == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not make a verifier of the new password")));
-	script = psprintf("BEGIN; SET LOCAL ROLE NONE;"
-					  " SELECT pg_catalog.set_config('synchronous_commit', 'local', true)"
-					  " WHERE pg_catalog.current_setting('synchronous_commit') = 'off';"
-					  " SET LOCAL lock_timeout = '%ds';"
-					  " ALTER ROLE SESSION_USER PASSWORD '%s';"
-					  " COMMIT", kr_guc_connect_timeout, verifier);
-	PQfreemem(verifier);
-	result = kr_remote_run(rotation->pg, rotation->source, script, false);
-	pfree(script);
-	ok = PQresultStatus(result) == PGRES_COMMAND_OK;
-	if (PQstatus(rotation->pg) != CONNECTION_OK)
-	{
-		PQclear(result);
-		kr_remote_raise_lost(rotation->pg, rotation->source);
-	}
-	if (!ok)
-	{
-		const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-
-		rotation->reason = pstrdup(message ? message : "It gave no reason.");
-	}
-	PQclear(result);
-	if (!ok && PQtransactionStatus(rotation->pg) == PQTRANS_INERROR)
-		PQclear(kr_remote_run(rotation->pg, rotation->source, "ROLLBACK", false));
-	return ok;
-}
-
-/* End the sessions of earlier attempts, and see that they have ended. */
-static void
-end_sessions(const Rotation *rotation, PGconn *pg)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   kr_guc_connect_timeout * 1000L);
-
-	for (;;)
-	{
-		PGresult   *result;
-		bool		gone;
-
-		result = kr_remote_run(pg, rotation->source,
-							   "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid))"
-							   " FROM pg_catalog.pg_stat_activity"
-							   " WHERE usename = session_user AND application_name = '" ROTATION_NAME "'"
-							   " AND pid <> pg_catalog.pg_backend_pid()", true);
-		gone = is_field(result, 0, "0");
-		PQclear(result);
-		if (gone)
-			return;
-		if (GetCurrentTimestamp() >= deadline)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_IN_USE),
-					 errmsg("a session that changes the password of role \"%s\" does not end in data source \"%s\"",
-							PQuser(pg), rotation->source),
-					 errhint("End it there: its application_name is \"%s\".", ROTATION_NAME)));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 20, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-/* The same, and close the session that this is done from. */
-static void
-end_sessions_from(const Rotation *rotation, PGconn *pg)
-{
-	PG_TRY();
-	{
-		end_sessions(rotation, pg);
-	}
-	PG_CATCH();
-	{
-		kr_remote_close(pg);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	kr_remote_close(pg);
-}
-
-/* ---------- settling ---------- */
-
-/* The secrets that may hold the role's password, the most likely first. */
-static int
-list_candidates(const Rotation *rotation, pg_uuid_t *candidates)
-{
-	KrCredential *first = subject(rotation);
-	int			n = 0;
-	ListCell   *cell;
-
-	candidates[n++] = first->secret_id;
-	if (first->has_pending)
-		candidates[n++] = first->pending_id;
-	for_each_from(cell, rotation->credentials, 1)
-	{
-		KrCredential *other = lfirst(cell);
-
-		if (!other->has_pending || !other->may_lend || n + 2 > MAX_CANDIDATES)
-			continue;
-		candidates[n++] = other->pending_id;
-		candidates[n++] = other->secret_id;
-	}
-	return n;
-}
-
-/* A session with the first of them that opens one; -1: none. */
-static int
-log_in_with_any(Rotation *rotation, const pg_uuid_t *candidates, int n, PGconn **pg)
-{
-	for (int i = 0; i < n; i++)
-	{
-		*pg = log_in(rotation, &candidates[i]);
-		if (*pg != NULL)
-			return i;
-	}
-	return -1;
-}
-
-/*
- * The password of candidate i is the role's. Who has that as the current one only
- * drops what is pending.
- */
-static Settled
-settle_on(Rotation *rotation, const pg_uuid_t *candidates, int i)
-{
-	List	   *others = NIL;
-	ListCell   *cell;
-	KrSecret   *secret;
-
-	foreach(cell, rotation->credentials)
-	{
-		KrCredential *credential = lfirst(cell);
-
-		if (i == 0 && credential == subject(rotation))
-			kr_credential_drop_pending(credential);
-		else if (i > 0 || credential->has_pending)
-			others = lappend(others, credential);
-	}
-	if (others != NIL)
-	{
-		secret = kr_vault_open(&candidates[i], "rotate", InvalidOid);
-		kr_credential_promote(others, secret->value);
-		kr_vault_close(secret);
-	}
-	return i == 0 ? SETTLED_CURRENT : SETTLED_PENDING;
-}
-
-/*
- * Find out which password the role has, and forget the other. Everything is
- * proved by a login made after sessions of earlier attempts have ended.
- */
-static Settled
-settle(Rotation *rotation)
-{
-	pg_uuid_t	candidates[MAX_CANDIDATES];
-	int			n = list_candidates(rotation, candidates);
-	PGconn	   *pg;
-	int			i;
-
-	i = log_in_with_any(rotation, candidates, n, &pg);
-	if (i < 0)
-		return NOT_SETTLED;
-	end_sessions_from(rotation, pg);
-
-	i = log_in_with_any(rotation, candidates, n, &pg);
-	if (i < 0)
-		return NOT_SETTLED;
-	kr_remote_close(pg);
-	return settle_on(rotation, candidates, i);
-}
-
-static void
-raise_not_settled(const Rotation *rotation)
-{
-	if (!rotation->refused)
-		ereport(ERROR,
-				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
-				 errmsg("could not connect to data source \"%s\"", rotation->source),
-				 errdetail_internal("%s", rotation->reason),
-				 errhint("The current and the new password are kept, and sessions try both. Call it again when the data source can be reached.")));
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PASSWORD),
-			 errmsg("no password of the %s credential opens data source \"%s\"",
-					rotation->purpose, rotation->source),
-			 errdetail_internal("%s", rotation->reason),
-			 errhint("All that may be right are kept, and sessions try them. Set the password with kessel.set_credential().")));
-}
-
-static void
-settle_earlier(Rotation *rotation)
+settle_earlier(KrRotation *rotation)
 {
 	rotation->step = "Settling an earlier attempt";
-	switch (settle(rotation))
+	switch (kr_rotation_settle(rotation))
 	{
-		case SETTLED_CURRENT:
+		case KR_SETTLED_CURRENT:
 			commit();
 			ereport(NOTICE,
 					(errmsg("an earlier rotation that was interrupted was undone")));
 			break;
-		case SETTLED_PENDING:
+		case KR_SETTLED_PENDING:
 			commit();
 			ereport(NOTICE,
 					(errmsg("an earlier rotation that was interrupted was completed")));
 			break;
-		case NOT_SETTLED:
-			raise_not_settled(rotation);
+		case KR_NOT_SETTLED:
+			kr_rotation_raise_not_settled(rotation);
 	}
-	refresh_credentials(rotation);
+	kr_rotation_refresh(rotation);
 }
-
-/* ---------- the steps ---------- */
 
 /* The data source did not want it. Afterwards the current password is the only one again. */
 static void
-undo(Rotation *rotation, bool was_changed)
+undo(KrRotation *rotation, bool was_changed)
 {
 	char	   *refusal = rotation->reason;
 
 	rotation->step = "Undoing it";
 	if (was_changed && PQtransactionStatus(rotation->pg) == PQTRANS_IDLE)
 	{
-		KrSecret   *current = kr_vault_open(&subject(rotation)->secret_id, "rotate", InvalidOid);
+		KrSecret   *current = kr_vault_open(&kr_rotation_subject(rotation)->secret_id, "rotate", InvalidOid);
 
-		(void) change_password(rotation, current->value);
+		(void) kr_rotation_change_password(rotation, current->value);
 		kr_vault_close(current);
 	}
-	disconnect(rotation);
+	kr_rotation_disconnect(rotation);
 
-	switch (settle(rotation))
+	switch (kr_rotation_settle(rotation))
 	{
-		case SETTLED_CURRENT:
+		case KR_SETTLED_CURRENT:
 			commit();
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -591,16 +244,16 @@ undo(Rotation *rotation, bool was_changed)
 					 errdetail_internal("%s", refusal),
 					 errhint("The current one was proved to work, and is kept.")));
 			break;
-		case SETTLED_PENDING:
+		case KR_SETTLED_PENDING:
 			commit();
 			break;
-		case NOT_SETTLED:
-			raise_not_settled(rotation);
+		case KR_NOT_SETTLED:
+			kr_rotation_raise_not_settled(rotation);
 	}
 }
 
 static void
-tell_done(const Rotation *rotation)
+tell_done(const KrRotation *rotation)
 {
 	ListCell   *cell;
 
@@ -618,20 +271,20 @@ tell_done(const Rotation *rotation)
 }
 
 static void
-rotate(Rotation *rotation)
+rotate(KrRotation *rotation)
 {
 	PGconn	   *proof;
 
-	refresh_credentials(rotation);
+	kr_rotation_refresh(rotation);
 	refuse_strangers(rotation);
-	if (any_pending(rotation))
+	if (kr_rotation_any_pending(rotation))
 	{
 		settle_earlier(rotation);
 		refuse_strangers(rotation);
 	}
 
 	rotation->step = "Logging in with the current password";
-	open_session(rotation);
+	kr_rotation_open_session(rotation);
 
 	rotation->step = "Sealing the new password";
 	make_password(rotation);
@@ -641,7 +294,7 @@ rotate(Rotation *rotation)
 			(errmsg("a new password for role \"%s\" is sealed", rotation->lock.username)));
 
 	rotation->step = "Changing the password there";
-	if (!change_password(rotation, rotation->password))
+	if (!kr_rotation_change_password(rotation, rotation->password))
 	{
 		undo(rotation, false);
 		tell_done(rotation);
@@ -651,7 +304,7 @@ rotate(Rotation *rotation)
 			(errmsg("data source \"%s\" has taken its verifier", rotation->source)));
 
 	rotation->step = "Proving the new password";
-	proof = log_in(rotation, &subject(rotation)->pending_id);
+	proof = kr_rotation_log_in(rotation, &kr_rotation_subject(rotation)->pending_id);
 	if (proof == NULL)
 	{
 		undo(rotation, true);
@@ -676,7 +329,7 @@ is_atomic(FunctionCallInfo fcinfo)
 }
 
 static void
-begin_rotation(Rotation *rotation, const char *name, const char *purpose)
+begin_rotation(KrRotation *rotation, const char *name, const char *purpose)
 {
 	const KrSource *source = kr_source_by_name(name);
 
@@ -686,14 +339,14 @@ begin_rotation(Rotation *rotation, const char *name, const char *purpose)
 	rotation->purpose = pstrdup(purpose);
 	rotation->step = "Looking it up";
 	if (source->transaction_pooler)
-		refuse_pooler(rotation);
+		kr_rotation_refuse_pooler(rotation);
 	look_up_credentials(rotation);
 }
 
 static void
-end_rotation(Rotation *rotation)
+end_rotation(KrRotation *rotation)
 {
-	disconnect(rotation);
+	kr_rotation_disconnect(rotation);
 	if (rotation->password != NULL)
 		sodium_free(rotation->password);
 	rotation->password = NULL;
@@ -702,12 +355,12 @@ end_rotation(Rotation *rotation)
 
 /* For the audit; sqlerrcode is 0 where it has a new password. */
 static void
-record(const Rotation *rotation, int sqlerrcode)
+record(const KrRotation *rotation, int sqlerrcode)
 {
 	KrAuditEvent event = {
 		.action = "rotate credential",
 		.purpose = rotation->purpose,
-		.secret_id = &subject(rotation)->secret_id,
+		.secret_id = &kr_rotation_subject(rotation)->secret_id,
 		.ok = sqlerrcode == 0,
 		.sqlerrcode = sqlerrcode,
 		.reason = sqlerrcode == 0 ? NULL : rotation->step
@@ -721,7 +374,7 @@ Datum
 kr_rotate_credential(PG_FUNCTION_ARGS)
 {
 	ErrorContextCallback context;
-	Rotation   *rotation;
+	KrRotation   *rotation;
 	char	   *name;
 	char	   *purpose;
 
@@ -742,7 +395,7 @@ kr_rotate_credential(PG_FUNCTION_ARGS)
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
-	rotation = palloc(sizeof(Rotation));
+	rotation = palloc(sizeof(KrRotation));
 	begin_rotation(rotation, name, purpose);
 	context.callback = describe_step;
 	context.arg = rotation;
@@ -768,68 +421,4 @@ kr_rotate_credential(PG_FUNCTION_ARGS)
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
 	PG_RETURN_VOID();
-}
-
-static const char *
-settle_in_transaction(Rotation *rotation, bool *ok)
-{
-	*ok = false;
-	if (RecoveryInProgress() || XactReadOnly)
-		return "A rotation is under way or was interrupted; sessions try both passwords.";
-	if (!kr_credential_lock(&rotation->lock, false))
-		return "A rotation is under way in another session.";
-	refresh_credentials(rotation);
-	*ok = true;
-	if (!any_pending(rotation))
-		return "A rotation has just ended.";
-	if (find_stranger(rotation) != NULL)
-	{
-		*ok = false;
-		return "A rotation was interrupted. It cannot be settled while a data source with the same role leads to further hosts or asks for less with sslmode; kessel.rotate_credential() tells which.";
-	}
-	switch (settle(rotation))
-	{
-		case SETTLED_CURRENT:
-			return "A rotation that was interrupted was undone.";
-		case SETTLED_PENDING:
-			return "A rotation that was interrupted was completed.";
-		case NOT_SETTLED:
-			break;
-	}
-	*ok = false;
-	return "A rotation was interrupted, and none of its passwords opens the data source.";
-}
-
-/*
- * kessel._settle_credential(data_source_id uuid, purpose text, OUT ok, OUT detail)
- *	  What an interrupted rotation has left is settled in the transaction of the
- *	  caller; NULL where there is nothing.
- */
-Datum
-kr_settle_credential(PG_FUNCTION_ARGS)
-{
-	const KrSource *source;
-	Rotation	rotation = {0};
-	TupleDesc	desc;
-	Datum		values[2];
-	bool		nulls[2] = {false, false};
-	bool		ok = true;
-	const char *detail = NULL;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-
-	rotation.purpose = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	source = kr_source_by_id(PG_GETARG_UUID_P(0), rotation.purpose);
-	rotation.source_id = source->id;
-	rotation.source = pstrdup(source->name);
-	rotation.credentials = kr_credential_same_login(&rotation.source_id, rotation.purpose,
-													&rotation.lock);
-	if (rotation.credentials != NIL && subject(&rotation)->has_secret && any_pending(&rotation))
-		detail = settle_in_transaction(&rotation, &ok);
-
-	values[0] = BoolGetDatum(ok);
-	values[1] = detail ? CStringGetTextDatum(detail) : (Datum) 0;
-	nulls[1] = detail == NULL;
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
