@@ -45,17 +45,26 @@ kr_create_wait_event_set(int nevents)
 #endif
 }
 
-/* What a query needs is apart from its range table since 16 */
+/* All settings; told how many they are since 16 */
+#if PG_VERSION_NUM >= 160000
+#define kr_guc_variables(count) get_guc_variables(count)
+#else
+#define kr_guc_variables(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
+#endif
+
+/* What a query needs is apart from its range table since 16; of a child it needs nothing */
 #if PG_VERSION_NUM >= 160000
 #define KR_CHECK_PERMS_PARAMETERS List *range_table, List *permissions, bool ereport_on_violation
 #define KR_CHECK_PERMS_ARGUMENTS range_table, permissions, ereport_on_violation
 #define KR_CHECK_PERMS_LIST permissions
 typedef RTEPermissionInfo KrPermissionInfo;
+#define kr_is_child(rte) ((rte)->perminfoindex == 0)
 #else
 #define KR_CHECK_PERMS_PARAMETERS List *range_table, bool ereport_on_violation
 #define KR_CHECK_PERMS_ARGUMENTS range_table, ereport_on_violation
 #define KR_CHECK_PERMS_LIST range_table
 typedef RangeTblEntry KrPermissionInfo;
+#define kr_is_child(rte) ((rte)->requiredPerms == 0)
 #endif
 
 /* aclchk.c has one function for all kinds of objects since 16 */

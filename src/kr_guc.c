@@ -12,9 +12,13 @@
 
 #include <limits.h>
 
+#include "access/xact.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 
+#include "kr_compat.h"
 #include "kr_guc.h"
 
 /* Longest slug: what PostgreSQL takes for an identifier. */
@@ -42,9 +46,85 @@ char	   *kr_guc_tenant = NULL;
 static bool check_variable_name(char **newval, void **extra, GucSource source);
 static bool check_tenant(char **newval, void **extra, GucSource source);
 
+/*
+ * What was set before the library is loaded waits for that. Where it cannot be
+ * applied then, PostgreSQL warns, and goes on with the default; but one that
+ * forbids something must not get lost so. There are two such cases:
+ *
+ * - During a parallel operation nothing can be set.
+ * - The options of a connection come before what ALTER DATABASE and ALTER ROLE
+ *   say, and hide it, though their sender may not set the parameter.
+ *
+ * Whoever needs the library then gets an error, each time: one that has raised is
+ * not loaded. In shared_preload_libraries it knows its settings before either.
+ */
+static const char *lost_setting = NULL;
+
+static void
+raise_lost_setting(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("parameter \"%s\" cannot be set in the options of a connection", lost_setting),
+			 errhint("Connect without it.")));
+}
+
+/* Names of what waits and came in the connection's options. */
+static List *
+waiting_settings(void)
+{
+	struct config_generic **variables;
+	List	   *names = NIL;
+	int			count;
+
+	variables = kr_guc_variables(&count);
+	for (int i = 0; i < count; i++)
+	{
+		if (pg_strncasecmp(variables[i]->name, "kessel.", strlen("kessel.")) != 0)
+			continue;
+		if (IsInParallelMode())
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+					 errmsg("kessel_router cannot be loaded during a parallel operation"),
+					 errdetail("\"%s\" was set before, and would be ignored.", variables[i]->name),
+					 errhint("Name it in session_preload_libraries or shared_preload_libraries.")));
+		if (variables[i]->reset_source == PGC_S_CLIENT)
+			names = lappend(names, pstrdup(variables[i]->name));
+	}
+	return names;
+}
+
+static void
+check_settings(List *names)
+{
+	struct config_generic **variables;
+	int			count;
+	ListCell   *cell;
+
+	variables = kr_guc_variables(&count);
+	foreach(cell, names)
+	{
+		for (int i = 0; i < count; i++)
+		{
+			if (pg_strcasecmp(variables[i]->name, lfirst(cell)) == 0 &&
+				variables[i]->context != PGC_USERSET &&
+				variables[i]->reset_source != PGC_S_CLIENT)
+				lost_setting = variables[i]->name;
+		}
+	}
+	if (lost_setting != NULL)
+		raise_lost_setting();
+}
+
 void
 kr_guc_init(void)
 {
+	List	   *waiting;
+
+	if (lost_setting != NULL)
+		raise_lost_setting();
+	waiting = waiting_settings();
+
 	DefineCustomIntVariable("kessel.alert_failures",
 							"Sets how many failures to open a secret within a minute, of one role, raise an alert.",
 							"An alert when there are more. 0 turns it off.",
@@ -236,6 +316,7 @@ kr_guc_init(void)
 							   NULL);
 
 	MarkGUCPrefixReserved("kessel");
+	check_settings(waiting);
 }
 
 /*

@@ -108,6 +108,10 @@ extern void kr_fdw_server_init(void);
 /* Raises where the user of the claims may not write the table; see there. */
 extern void kr_permission_to_write(Oid relid);
 
+/* Of what a plan reads and writes, the children and partitions. */
+extern void kr_permission_of_scan(ForeignScanState *node);
+extern void kr_permission_of_modify(ResultRelInfo *relinfo, EState *estate);
+
 extern void kr_permission_init(void);
 
 /* ---------- kr_fdw_ship.c ---------- */

@@ -113,6 +113,7 @@ kr_begin_direct_modify(ForeignScanState *node, int eflags)
 		!IsA(list_nth(private, DIRECT_HAS_RETURNING), Boolean) ||
 		!IsA(list_nth(private, DIRECT_SET_PROCESSED), Boolean))
 		kr_fdw_layout_error("direct modification");
+	kr_permission_of_scan(node);
 
 	state = palloc0(sizeof(KrDirectState));
 	node->fdw_state = state;

@@ -150,6 +150,7 @@ kr_begin_modify(ModifyTableState *mtstate, ResultRelInfo *relinfo, List *fdw_pri
 		!IsA(list_nth(fdw_private, MODIFY_VALUES_END), Integer) ||
 		!IsA(list_nth(fdw_private, MODIFY_HAS_RETURNING), Boolean))
 		kr_fdw_layout_error("modification");
+	kr_permission_of_modify(relinfo, mtstate->ps.state);
 
 	if (mtstate->operation == CMD_INSERT)
 	{

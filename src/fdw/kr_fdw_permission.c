@@ -8,13 +8,14 @@
  * work for any tenant, a backend's, is not asked about.
  *
  * Asked when execution begins, in ExecutorCheckPerms_hook, so that a plan kept
- * from before counts for nothing. COPY and TRUNCATE ask by themselves: the one can
- * be what loads this library, after its check, the other has none of this kind.
- * Nothing is kept between statements.
+ * from before counts for nothing. In a parallel worker, too: a function that runs
+ * there may have statements of its own. COPY and TRUNCATE ask by themselves: the one
+ * can be what loads this library, after its check, the other has none of this kind.
+ * So do scans and modifications of children and partitions, for which PostgreSQL
+ * looks at no permissions but their parent's. Nothing is kept between statements.
  */
 #include "postgres.h"
 
-#include "access/parallel.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -67,6 +68,13 @@ is_permitted(const char *table, const char *command)
 	return !isnull && DatumGetBool(result);
 }
 
+/* The module "a.b" of table b in a is not that of a table "a.b", nor "b:read" one of b. */
+static const char *
+part_of_module(const char *name)
+{
+	return strpbrk(name, ".:\"") != NULL ? quote_identifier(name) : name;
+}
+
 static bool
 may(Oid relid, AclMode wanted, bool raise)
 {
@@ -79,7 +87,8 @@ may(Oid relid, AclMode wanted, bool raise)
 
 	if (!is_router_table(relid))
 		return true;
-	table = psprintf("%s.%s", get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	table = psprintf("%s.%s", part_of_module(get_namespace_name(get_rel_namespace(relid))),
+					 part_of_module(get_rel_name(relid)));
 	for (int i = 0; i < lengthof(commands); i++)
 	{
 		if ((wanted & commands[i].mode) == 0 || is_permitted(table, commands[i].command))
@@ -102,7 +111,7 @@ is_asked(void)
 {
 	pg_uuid_t	user;
 
-	if (!kr_guc_require_permissions || IsParallelWorker())
+	if (!kr_guc_require_permissions)
 		return false;
 	return kr_session_user_id(&user) || !kr_session_enters_any_tenant();
 }
@@ -112,6 +121,31 @@ kr_permission_to_write(Oid relid)
 {
 	if (is_asked())
 		(void) may(relid, ACL_INSERT, true);
+}
+
+static void
+ask_of_child(Index rti, EState *estate, AclMode wanted)
+{
+	RangeTblEntry *rte = exec_rt_fetch(rti, estate);
+
+	if (rte->rtekind == RTE_RELATION && kr_is_child(rte) && is_asked())
+		(void) may(rte->relid, wanted, true);
+}
+
+void
+kr_permission_of_scan(ForeignScanState *node)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+	int			rti = -1;
+
+	while ((rti = bms_next_member(plan->fs_relids, rti)) >= 0)
+		ask_of_child(rti, node->ss.ps.state, rti == plan->resultRelation ? ACL_WRITE : ACL_SELECT);
+}
+
+void
+kr_permission_of_modify(ResultRelInfo *relinfo, EState *estate)
+{
+	ask_of_child(relinfo->ri_RangeTableIndex, estate, ACL_WRITE);
 }
 
 static bool

@@ -167,6 +167,7 @@ kr_begin_scan(ForeignScanState *node, int eflags)
 		!IsA(sql = list_nth(plan->fdw_private, SCAN_SQL), String) ||
 		!IsA(list_nth(plan->fdw_private, SCAN_FETCH_SIZE), Integer))
 		kr_fdw_layout_error("scan");
+	kr_permission_of_scan(node);
 
 	state = palloc0(sizeof(KrScanState));
 	node->fdw_state = state;

@@ -55,6 +55,66 @@ is($s->run('SELECT count(*) FROM public.seen')->{state}, '42501', 'through a vie
 is($s->run('SELECT public.peek()')->{state}, '42501', 'and a function with another one\'s rights');
 $s->quit;
 
+# A function that runs in a parallel worker, or in the leader meanwhile, has statements of its own. Settings that wait
+# for the library cannot be applied there, so it does not come.
+my $force = $k->exec('SHOW server_version_num') >= 160000 ? 'debug_parallel_query' : 'force_parallel_mode';
+my $peek = "CREATE FUNCTION pg_temp.peek(i int) RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN (SELECT count(*) FROM data.contacts); END'; ";
+my %parallel = (worker => "SET $force = on; EXPLAIN (COSTS off) SELECT pg_temp.peek(1); SELECT pg_temp.peek(1)",
+    leader => 'SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers = 0; SET enable_indexscan = off; SET enable_bitmapscan = off;'
+      . "EXPLAIN (COSTS off) SELECT pg_temp.peek(relnatts) FROM pg_class WHERE relname = 'pg_class'; SELECT pg_temp.peek(relnatts) FROM pg_class WHERE relname = 'pg_class'");
+foreach my $where (sort keys %parallel)
+{
+    my $r = $k->as_member('schema-a', "SELECT kessel.current_tenant_id(); $peek$parallel{$where}");
+    like($r->{out}, qr/Gather/, "parallel, $where");
+    is($r->{state}, '42501', 'it is asked about as elsewhere');
+    like_error($k->as_member('schema-a', "$peek$parallel{$where}"), '25000', qr/cannot be loaded during a parallel operation/, 'and does not begin with that', hint => qr/preload/);
+    $r = $k->member_session('schema-a');
+    is($r->run("$peek$parallel{$where}")->{state}, '25000', 'nor is anything lost by it:');
+    is($r->run('SELECT count(*) FROM data.contacts')->{state}, '42501', 'what is forbidden stays so');
+    $r->quit;
+}
+
+# The options of a connection would hide what ALTER DATABASE says, while the library is not there.
+foreach my $off ('-c kessel.require_permissions=off', '-ckessel.require-permissions=0', '-c KESSEL.Require_Permissions=off')
+{
+    local $ENV{PGOPTIONS} = $off;
+    my $s = $k->member_session('schema-a');
+    like_error($s->run('SELECT count(*) FROM data.contacts'), '42501', qr/"kessel.require_permissions" cannot be set in the options of a connection/i, $off) foreach 1, 2;
+    is($s->run("RESET ALL; $_")->{state}, '42501', "nor: $_") foreach $read, 'SELECT kessel.current_tenant_id()';
+    $s->quit;
+    is($k->run('SELECT kessel.current_tenant_id() IS NULL; SHOW kessel.require_permissions')->{out}, "t\noff", 'for who may set it, it can');
+}
+is(state_of('schema-a', "BEGIN; SET LOCAL kessel.require_permissions = off; SAVEPOINT s; SET LOCAL kessel.require_permissions = off; SELECT count(*) FROM data.contacts"), '42501', 'nor does a transaction');
+$s = $k->member_session('schema-a');
+$s->run('BEGIN; SET LOCAL kessel.require_permissions = off; SAVEPOINT s; SET kessel.require_permissions = off; SELECT count(*) FROM data.accounts; ROLLBACK TO s');
+is($s->run('SELECT count(*) FROM data.contacts')->{state}, '42501', 'nor does what is taken back');
+$s->quit;
+
+# A child or partition: by itself PostgreSQL asks about the parent only.
+$k->exec("CREATE TABLE public.all_contacts (LIKE data.contacts); ALTER FOREIGN TABLE data.contacts INHERIT public.all_contacts; INSERT INTO public.all_contacts VALUES (1000, 1, 'here');"
+  . 'CREATE TABLE public.parts (LIKE data.accounts) PARTITION BY LIST (id); CREATE FOREIGN TABLE data.part PARTITION OF public.parts FOR VALUES IN (1) SERVER kessel_router OPTIONS (schema_name $$@tenant$$, table_name $$accounts$$);'
+  . 'CREATE TABLE public.part_2 PARTITION OF public.parts FOR VALUES IN (2); GRANT SELECT, INSERT, UPDATE, DELETE ON public.all_contacts, public.parts TO app');
+my @through = ('UPDATE public.all_contacts SET email = email', 'DELETE FROM public.all_contacts', "UPDATE public.parts SET name = 'x'", "INSERT INTO public.parts (id, name) VALUES (1, 'x')");
+is(state_of('schema-a', $_), '42501', "through the parent: $_") foreach 'SELECT * FROM public.all_contacts', 'SELECT * FROM public.parts', 'SELECT * FROM data.accounts JOIN public.all_contacts USING (id)', @through;
+ok_run($k->as_member('schema-a', 'SELECT count(*) FROM ONLY public.all_contacts; SELECT count(*) FROM public.parts WHERE id = 2'), "1\n0", 'what of it is elsewhere may be read');
+allow("INSERT INTO role_permissions (module_id, module_name, user_access) SELECT m, m, true FROM unnest('{data.contacts:read,data.part:read}'::text[]) m");
+ok_run($k->as_member('schema-a', 'SELECT count(*) FROM public.all_contacts; SELECT count(*) FROM public.parts'), "6\n5", 'and all with access to it');
+is(state_of('schema-a', $_), '42501', "to read, not: $_") foreach @through;
+$k->exec('DROP TABLE public.all_contacts, public.parts CASCADE') if $k->exec('ALTER FOREIGN TABLE data.contacts NO INHERIT public.all_contacts') eq '';
+
+# No name is another one's module.
+$k->exec('CREATE SCHEMA "data.a"; CREATE FOREIGN TABLE data."a.b" (id int) SERVER kessel_router OPTIONS (schema_name $$public$$, table_name $$accounts$$); CREATE FOREIGN TABLE "data.a".b (id int) SERVER kessel_router OPTIONS (schema_name $$public$$, table_name $$accounts$$);'
+  . 'CREATE FOREIGN TABLE data."b:read" (id int) SERVER kessel_router OPTIONS (schema_name $$public$$, table_name $$accounts$$); CREATE FOREIGN TABLE data."B" (id int) SERVER kessel_router OPTIONS (schema_name $$public$$, table_name $$accounts$$);'
+  . 'GRANT USAGE ON SCHEMA "data.a" TO app; GRANT SELECT ON data."a.b", "data.a".b, data."b:read", data."B" TO app');
+allow("INSERT INTO role_permissions (module_id, module_name, user_access) SELECT m, m, true FROM unnest('{data.a.b,data.b,data.b:read}'::text[]) m");
+is(state_of('solo-a', "SELECT * FROM $_"), '42501', "not by another name: $_") foreach 'data."a.b"', '"data.a".b', 'data."b:read"', 'data."B"';
+allow("INSERT INTO role_permissions (module_id, module_name, user_access) VALUES ('data.\"a.b\"', 'x', true), ('data.B', 'x', true)");
+is(state_of('solo-a', "SELECT * FROM $_"), '', "by its own: $_") foreach 'data."a.b"', 'data."B"';
+allow("INSERT INTO role_permissions (module_id, module_name, user_access) VALUES ('data.accounts:read', 'Read', false), ('data.accounts:write', 'Write', true)");
+is(state_of('schema-a', $_), '42501', "write only: $_") foreach "UPDATE data.accounts SET name = 'x' WHERE id = 1", 'DELETE FROM data.accounts RETURNING *', 'INSERT INTO data.accounts (id, name) VALUES (98, $$x$$) RETURNING name', 'CREATE MATERIALIZED VIEW public.mv AS SELECT * FROM data.accounts';
+is(state_of('schema-a', "SET request.jwt.claims = ''; $read"), '42501', 'nor does none');
+allow("INSERT INTO role_permissions (module_id, module_name) VALUES ('data.accounts', 'Accounts')");
+
 # Sessions without a user.
 is($k->run("SET kessel.tenant = 'schema-a'; $read", user => 'service')->{state}, '', 'a backend for itself is not asked');
 is($k->run("SET kessel.tenant = 'schema-a'; $read", user => 'service', sub => $a)->{state}, '42501', 'for a user it is');
