@@ -83,6 +83,14 @@ SELECT is(ct.try('admin', statement), state, left(statement, 70)) FROM (VALUES
     ($$INSERT INTO ai_providers (id, name) VALUES ('Bad Id', 'x')$$, '23514'), ($$INSERT INTO ai_providers (id, name) VALUES ('openai', 'x')$$, '23505'), ($$INSERT INTO ai_providers (id, name) VALUES ('x', NULL)$$, '23502'),
     ($$INSERT INTO ai_providers (id, name, url) VALUES ('x', 'x', 'ftp://x')$$, '23514'), ($$INSERT INTO ai_providers (id, name, url) VALUES ('x', 'x', 'https://user:secret@x')$$, '23514')) v(statement, state);
 
+-- Who may not read users' keys does not have them sent elsewhere.
+SELECT is(ct.try('admin', statement), state, left(statement, 90)) FROM (VALUES
+    ($$UPDATE ai_providers SET url = 'https://elsewhere.example' WHERE id = 'openai'$$, '-'), ($$UPDATE ai_providers SET id = 'mine' WHERE id = 'openai'$$, '-'),
+    ($$INSERT INTO ai_providers (id, name, url) VALUES ('openai', 'OpenAI', 'https://elsewhere.example') ON CONFLICT (id) DO UPDATE SET url = excluded.url$$, '-'),
+    ($$MERGE INTO ai_providers p USING (VALUES ('openai')) v(id) ON p.id = v.id WHEN MATCHED THEN UPDATE SET url = 'https://elsewhere.example'$$, '-'),
+    ($$UPDATE ai_providers SET is_enabled = false, name = 'x' WHERE id = 'openai'$$, '1'), ($$INSERT INTO ai_providers (id, name, url) VALUES ('new', 'New', 'https://new.example')$$, '1')) v(statement, state);
+SELECT is(ct.try('service', $$UPDATE ai_providers SET url = 'https://elsewhere.example' WHERE id = 'openai'$$), '1', 'the service may');
+
 -- The way back with all these rows.
 SELECT ct.check_gone('ai_providers', (SELECT b.all FROM ct.before b));
 SELECT is((SELECT count(*) FROM vault.secrets), 1::bigint, 'no key is left in the vault, and all else is');

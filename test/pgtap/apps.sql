@@ -79,6 +79,23 @@ SELECT is(ct.try('b', $$INSERT INTO app_installations (user_id, app_id, config) 
 SELECT is(ct.password('a', 'own'), 'third', 'which stays');
 SELECT is(ct.try('a', $$UPDATE app_installations SET app_id = 'own' WHERE app_id = 'mail'$$), '55000', 'an installation stays with its app');
 
+-- What another user has is not told before the policy refuses.
+SELECT is(ct.try('b', format($$INSERT INTO app_installations (user_id, app_id, config) VALUES (%L, 'own', %L)$$, id, config)), '!', who || ': ' || config) FROM (SELECT who, id FROM ct.people WHERE who IN ('a', 'ex', 'admin') UNION ALL VALUES ('NULL', NULL::uuid), ('nobody', gen_random_uuid())) p(who, id),
+    unnest(ARRAY['{"host": "h", "password": "********"}', '{"host": "h", "password": "********", "token": "********"}', '{"nosuch": 1}', '{}']) config;
+SELECT is(ct.try('b', format($$INSERT INTO app_installations (user_id, app_id) VALUES (%L, %L) ON CONFLICT DO NOTHING$$, id, app)), '!', app || ' for another user') FROM ct.people, unnest(ARRAY['mail', 'off', 'none']) app WHERE who = 'a';
+
+-- What was not written is no password later, and nobody's secret.
+SELECT count(*) AS secrets FROM vault.secrets \gset
+SELECT is(ct.try('a', $$INSERT INTO app_installations (app_id, config) VALUES ('mail', '{"host": "h", "password": "unwritten", "token": "unwritten"}') ON CONFLICT DO NOTHING$$, true), '0', 'not written');
+SELECT is((SELECT count(*) FROM infra.app_secrets WHERE pending IS NOT NULL OR value IS NULL) || ' ' || (SELECT count(*) FROM vault.secrets), '0 ' || :'secrets', 'and not kept');
+SELECT is(ct.try('a', $$UPDATE app_installations SET config = config || '{"port": 1}' WHERE app_id = 'mail'$$, true) || ct.password('a', 'mail'), '1pass-of-a', 'nor the password of what is written next');
+SELECT is(ct.try('a', $$UPDATE app_installations SET config = config || '{"token": "********"}' WHERE app_id = 'mail'$$), '22023', 'nor what a mask stands for');
+SELECT is(ct.try('a', $$MERGE INTO app_installations i USING (VALUES ('own', '{"host": "h", "password": "merged"}'::jsonb)) v(app, config) ON i.app_id = v.app WHEN MATCHED THEN UPDATE SET config = v.config WHEN NOT MATCHED THEN INSERT (app_id, config) VALUES (v.app, v.config)$$, true), '1', 'MERGE');
+SELECT is(ct.password('a', 'own') || (SELECT config FROM app_installations WHERE app_id = 'own'), 'merged{"host": "h", "password": "********"}', 'writes no password in the clear');
+SELECT is(ct.try('b', format($$MERGE INTO app_installations i USING (VALUES (%L::uuid)) v(u) ON i.user_id = v.u WHEN MATCHED THEN UPDATE SET config = '{}' WHEN NOT MATCHED THEN INSERT (user_id, app_id) VALUES (v.u, 'own')$$, id)), '!', 'nor another one''s row') FROM ct.people WHERE who = 'a';
+SELECT is(ct.try('a', $$WITH w AS (UPDATE app_installations SET config = config || '{"password": "returned"}' WHERE app_id = 'own' RETURNING config ->> 'password' AS p) SELECT FROM w WHERE p = '********'$$), '1', 'nor does RETURNING show it');
+SELECT is(ct.try(who, $$SELECT set_config('x.y', (SELECT p.pending FROM infra.app_secrets p LIMIT 1), true)$$), '-', who || ' sees nothing of what is sealed') FROM unnest(ARRAY['anon', 'a', 'admin']) who;
+
 SELECT count(*) AS secrets FROM vault.secrets \gset
 SELECT is(ct.try('b', $$UPDATE app_installations SET config = '{"host": "h", "password": "again"}'$$, true), '1', 'another password in the vault');
 SELECT is((SELECT count(*) FROM vault.secrets), :secrets::bigint, 'destroys the former one');

@@ -110,6 +110,19 @@ is($out, "$mark-own-2\n", 'with the app\'s key');
     $two->run('COMMIT');
     is($k->exec("SELECT get_app_config('$user{b}', 'mail') ->> 'password'"), "$mark-two", 'and its password is there');
     is($k->exec("SELECT count(*) FROM vault.secrets WHERE tags ->> 'app' = 'mail'"), '2', 'and no other one');
+    # A mask whose password goes while it is written.
+    $one->run('BEGIN; SET LOCAL ROLE authenticated; DELETE FROM app_installations');
+    $two->start('BEGIN; SET LOCAL ROLE authenticated; INSERT INTO app_installations (app_id, config) VALUES ($$mail$$, $${"host": "h", "password": "********"}$$)');
+    ok($node->poll_query_until('infra', 'SELECT wait_event_type = $$Lock$$ FROM pg_stat_activity WHERE pid = ' . $two->pid), 'one goes, and is installed again');
+    $one->run('COMMIT');
+    is($two->finish->{state}, '40001', 'a mask stands for no password that is gone');
+    $two->run('ROLLBACK');
+    # Taken back to a savepoint, and set anew.
+    is($one->run("BEGIN; SET LOCAL ROLE authenticated; INSERT INTO app_installations (app_id) VALUES ('own'); SAVEPOINT s; UPDATE app_installations SET config = '{\"host\": \"h\", \"password\": \"$mark-back\"}'; ROLLBACK TO s")->{state}, '', 'a password is taken back');
+    is($one->run('UPDATE app_installations SET config = $${"host": "h", "password": "********"}$$')->{state}, '22023', 'and no mask stands for it');
+    $one->run("ROLLBACK TO s; UPDATE app_installations SET config = '{\"host\": \"h\", \"password\": \"$mark-forth\"}'; SAVEPOINT t; UPDATE app_installations SET config = '{\"host\": \"h\", \"password\": \"$mark-back\"}'; ROLLBACK TO t; COMMIT");
+    is($k->exec("SELECT get_app_config('$user{b}', 'own') ->> 'password'"), "$mark-forth", 'the one that was not taken back');
+    is($k->exec("SELECT count(*) FROM vault.secrets WHERE tags ->> 'app' = 'mail'"), '1', 'none is left over');
     $_->quit foreach $one, $two;
 }
 

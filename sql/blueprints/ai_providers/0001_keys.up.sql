@@ -14,7 +14,7 @@ CREATE TABLE public.ai_providers (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE public.ai_providers IS 'Providers of AI that users may have keys of';
-COMMENT ON COLUMN public.ai_providers.url IS 'Where its API is';
+COMMENT ON COLUMN public.ai_providers.url IS 'Where its API is, and users'' keys are sent. As id, changed by service_role only';
 COMMENT ON COLUMN public.ai_providers.is_enabled IS 'false: nobody stores a key any more';
 INSERT INTO public.ai_providers (id, name, url) VALUES
     ('openai', 'OpenAI', 'https://api.openai.com'), ('anthropic', 'Anthropic', 'https://api.anthropic.com'), ('straico', 'Straico', 'https://api.straico.com'),
@@ -124,7 +124,9 @@ CREATE POLICY own_deletes ON public.ai_provider_keys FOR DELETE TO authenticated
 CREATE POLICY service ON public.ai_provider_keys TO service_role USING (true);
 
 REVOKE ALL ON TABLE public.ai_providers, public.ai_provider_keys FROM PUBLIC, anon, authenticated, service_role;
-GRANT SELECT, INSERT, UPDATE, DELETE ON public.ai_providers TO authenticated, service_role;
+GRANT SELECT, INSERT, UPDATE, DELETE ON public.ai_providers TO service_role;
+-- An administrator deletes a provider, with its keys, but does not send those elsewhere.
+GRANT SELECT, INSERT, DELETE, UPDATE (name, is_enabled) ON public.ai_providers TO authenticated;
 GRANT SELECT, DELETE ON public.ai_provider_keys TO authenticated, service_role;
 REVOKE ALL ON FUNCTION infra.ai_provider_key_gone(), public.set_ai_provider_key(text, text), public.remove_ai_provider_key(text),
     public.list_ai_provider_keys(), public.get_ai_provider_key(uuid, text) FROM PUBLIC, anon, authenticated, service_role;

@@ -55,6 +55,7 @@ CREATE TABLE infra.app_secrets (
     PRIMARY KEY (user_id, app_id, key),
     FOREIGN KEY (user_id, app_id) REFERENCES public.app_installations (user_id, app_id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
 );
+CREATE INDEX app_secrets_pending ON infra.app_secrets (pending_xact) WHERE pending_xact IS NOT NULL;
 COMMENT ON TABLE infra.app_secrets IS 'Passwords of app_installations, sealed';
 COMMENT ON COLUMN infra.app_secrets.value IS 'iv:authTag:ciphertext, or the id of a secret of the vault';
 COMMENT ON COLUMN infra.app_secrets.pending IS 'What value is to be once the row of app_installations is written';
@@ -232,6 +233,21 @@ END
 $$;
 COMMENT ON FUNCTION infra.app_installations_problems(jsonb, jsonb, text[]) IS 'What is wrong with a configuration, for fields of an app and keys of passwords that are sealed already; an empty array: nothing. Has no values in it';
 
+-- What the other triggers find in another user's row would be told before the policy
+-- has refused it. In the order of their names.
+CREATE FUNCTION infra.guard_app_installation() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF row_security_active('public.app_installations') AND NOT pg_has_role('service_role', 'USAGE') THEN
+        RAISE EXCEPTION 'new row violates row-level security policy for table "app_installations"' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION infra.guard_app_installation() IS 'Refuses an installation for another user, as the policy own';
+CREATE TRIGGER guard BEFORE INSERT ON public.app_installations
+    FOR EACH ROW WHEN (NEW.user_id IS DISTINCT FROM auth.uid()) EXECUTE FUNCTION infra.guard_app_installation();
+
 CREATE FUNCTION infra.seal_app_installations() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -294,11 +310,30 @@ BEGIN
     WHERE s.user_id = NEW.user_id AND s.app_id = NEW.app_id AND s.pending_xact = pg_current_xact_id();
     DELETE FROM infra.app_secrets s
     WHERE s.user_id = NEW.user_id AND s.app_id = NEW.app_id AND NOT NEW.config ? s.key;
+    -- A mask that another session took the password of, since it was looked for.
+    IF EXISTS (SELECT FROM public.app_registry r, unnest(infra.password_fields(r.fields)) f(key)
+               WHERE r.id = NEW.app_id AND NEW.config ? f.key
+                 AND NOT EXISTS (SELECT FROM infra.app_secrets s WHERE s.user_id = NEW.user_id AND s.app_id = NEW.app_id AND s.key = f.key AND s.value IS NOT NULL)) THEN
+        RAISE EXCEPTION 'a password of the installation of app "%" is gone meanwhile', NEW.app_id
+            USING ERRCODE = 'serialization_failure', HINT = 'Read the configuration again.';
+    END IF;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION infra.app_installations_sealed() IS 'Makes what was sealed the password of a row that was written, and forgets others';
 CREATE TRIGGER sealed AFTER INSERT OR UPDATE ON public.app_installations FOR EACH ROW EXECUTE FUNCTION infra.app_installations_sealed();
+
+-- ON CONFLICT DO NOTHING has written no row.
+CREATE FUNCTION infra.app_installations_unwritten() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM infra.app_secrets s WHERE s.pending_xact = pg_current_xact_id() AND s.value IS NULL;
+    UPDATE infra.app_secrets s SET pending = NULL, pending_xact = NULL WHERE s.pending_xact = pg_current_xact_id();
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION infra.app_installations_unwritten() IS 'Forgets what was sealed for rows that were not written';
+CREATE TRIGGER unwritten AFTER INSERT ON public.app_installations FOR EACH STATEMENT EXECUTE FUNCTION infra.app_installations_unwritten();
 
 CREATE FUNCTION infra.app_secret_gone() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -357,6 +392,6 @@ GRANT SELECT, DELETE, INSERT (id, name, description, fields, is_enabled), UPDATE
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.app_registry TO service_role;
 GRANT SELECT, DELETE, INSERT (user_id, app_id, status, config), UPDATE (user_id, app_id, status, config) ON public.app_installations TO authenticated, service_role;
 GRANT SELECT ON infra.app_secrets, public.app_configs TO service_role;
-REVOKE ALL ON FUNCTION infra.app_fields_problems(jsonb), infra.password_fields(jsonb), infra.check_app(), infra.app_installations_problems(jsonb, jsonb, text[]), infra.seal_app_installations(),
-    infra.app_installations_sealed(), infra.app_secret_gone(), infra.open_app_installations(text, text), public.get_app_config(uuid, text) FROM PUBLIC, anon, authenticated, service_role;
+REVOKE ALL ON FUNCTION infra.app_fields_problems(jsonb), infra.password_fields(jsonb), infra.check_app(), infra.app_installations_problems(jsonb, jsonb, text[]), infra.guard_app_installation(),
+    infra.seal_app_installations(), infra.app_installations_sealed(), infra.app_installations_unwritten(), infra.app_secret_gone(), infra.open_app_installations(text, text), public.get_app_config(uuid, text) FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.open_app_installations(text, text), public.get_app_config(uuid, text) TO service_role;
