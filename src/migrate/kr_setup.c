@@ -16,6 +16,11 @@
  * not run. Whatever a script sets, with LOCAL or without, ends with it. What the
  * catalogs say before the first and after the last is compared and recorded, too,
  * for kessel.setup_drift().
+ *
+ * A superuser may have become that role by SET ROLE, to run what it has written or
+ * over what it owns. Then a script runs as PostgreSQL maintains another one's table:
+ * neither it nor a trigger can come back to the session's rights by RESET ROLE, or
+ * leave something behind that runs later, with the transaction's end.
  */
 #include "postgres.h"
 
@@ -179,14 +184,21 @@ static void
 run_script(const char *script, Running running)
 {
 	ErrorContextCallback callback = {.callback = tell_place,.arg = &running};
+	bool		confined = superuser_arg(GetAuthenticatedUserId()) && !superuser();
 	List	   *statements;
 	ListCell   *cell;
+	Oid			save_userid;
+	int			save_sec_context;
 	int			level;
 
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	statements = kr_script_split(script);
 
+	GetUserIdAndSecContext(&save_userid, &save_sec_context);
+	if (confined)
+		SetUserIdAndSecContext(save_userid, save_sec_context | SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
 	level = NewGUCNestLevel();
 	(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
@@ -205,6 +217,9 @@ run_script(const char *script, Running running)
 	SPI_finish();
 	/* Taken back, whatever the script has set. */
 	AtEOXact_GUC(false, level);
+	/* An error's subtransaction restores it, too. */
+	if (confined)
+		SetUserIdAndSecContext(save_userid, save_sec_context);
 	error_context_stack = callback.previous;
 }
 

@@ -294,6 +294,36 @@ SELECT lives_ok('SELECT kessel.teardown(''four'')', 'its owner does');
 SELECT kessel.drop_blueprint('four');
 RESET ROLE;
 
+-- Nor with those of the session, for which SET ROLE is no wall.
+SET LOCAL ROLE bp_admin;
+SELECT kessel.add_blueprint('five', applies_to => 'infra');
+CREATE TABLE public.bp_five (i integer);
+CREATE FUNCTION public.bp_spring() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; ALTER ROLE bp_admin SUPERUSER; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER now AFTER INSERT ON public.bp_five FOR EACH ROW WHEN (NEW.i = 1) EXECUTE FUNCTION public.bp_spring();
+CREATE CONSTRAINT TRIGGER later AFTER INSERT ON public.bp_five DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.i = 2) EXECUTE FUNCTION public.bp_spring();
+CREATE FUNCTION pg_temp.run(script text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM kessel.add_migration('five', '0001_z', script, '--');
+    PERFORM kessel.setup('{five}');
+    RETURN 'it ran';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END
+$$;
+SELECT is(pg_temp.run(script), said, script) FROM (VALUES
+    ('RESET ROLE; ALTER ROLE bp_admin SUPERUSER', 'cannot set parameter "role" within security-definer function'), ('SET ROLE NONE', 'cannot set parameter "role" within security-definer function'),
+    ('SET LOCAL ROLE bp_other', 'cannot set parameter "role" within security-definer function'), ('RESET SESSION AUTHORIZATION', 'cannot set parameter "session_authorization" within security-definer function'),
+    ('DO $d$ BEGIN PERFORM set_config(''role'', ''none'', false); END $d$', 'cannot set parameter "role" within security-definer function'), ('INSERT INTO bp_five VALUES (1)', 'cannot set parameter "role" within security-definer function'),
+    ('INSERT INTO bp_five VALUES (2)', 'cannot fire deferred trigger within security-restricted operation'), ('SET CONSTRAINTS ALL IMMEDIATE; INSERT INTO bp_five VALUES (2)', 'cannot set parameter "role" within security-definer function'),
+    ('DO $d$ BEGIN EXECUTE ''DECLARE c CURSOR WITH HOLD FOR SELECT 1''; END $d$', 'cannot create a cursor WITH HOLD within security-restricted operation')) v(script, said);
+SELECT is(pg_temp.run('SELECT 1'), 'it ran', 'one that does nothing of the kind');
+SELECT lives_ok('SELECT kessel.teardown(''five'')', 'both ways');
+SELECT kessel.drop_blueprint('five');
+DROP TABLE public.bp_five;
+DROP FUNCTION public.bp_spring();
+RESET ROLE;
+SELECT ok(NOT rolsuper, 'nobody has become one') FROM pg_roles WHERE rolname = 'bp_admin';
+
 -- ---------- the way back ----------
 
 SET LOCAL ROLE bp_admin;

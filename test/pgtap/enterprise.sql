@@ -167,6 +167,15 @@ SELECT is(ct.try('admin', format('DELETE FROM organization_members WHERE user_id
 SELECT is(ct.try('owner', format('UPDATE organization_members SET organization_id = (SELECT id FROM ct.organizations WHERE name = ''B'') WHERE user_id = %L', ct.id('viewer'))), '-', 'a membership stays where it is');
 SELECT is(ct.try('owner', format('UPDATE organization_members SET user_id = %L WHERE user_id = %L', ct.id('free'), ct.id('viewer'))), '-', 'and whose it is');
 SELECT is(ct.try('owner', format('INSERT INTO organization_members (organization_id, user_id) SELECT id, %L FROM ct.organizations WHERE name = ''B''', ct.id('owner'))), '!', 'nobody joins another organization');
+SELECT is(ct.try(who, replace(replace(statement, '@own', quote_literal(ct.id(who))), '@owner', quote_literal(ct.id('owner')))), '!', who || ' is not raised, nor an owner lowered: ' || statement) FROM (VALUES
+    ('admin', $$INSERT INTO organization_members (organization_id, user_id, role) SELECT id, @own, 'member' FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'owner'$$),
+    ('admin', $$INSERT INTO organization_members (organization_id, user_id, role) SELECT id, @own, 'owner' FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO NOTHING$$),
+    ('admin', $$INSERT INTO organization_members (organization_id, user_id) SELECT organization_id, user_id FROM organization_members WHERE role = 'owner' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'viewer'$$),
+    ('admin', $$MERGE INTO organization_members m USING (VALUES (@own::uuid)) v(u) ON m.user_id = v.u WHEN MATCHED THEN UPDATE SET role = 'owner'$$),
+    ('admin', $$MERGE INTO organization_members m USING (VALUES ('owner')) v(r) ON m.role = v.r WHEN MATCHED THEN DELETE$$),
+    ('member', $$INSERT INTO organization_members (organization_id, user_id) SELECT id, @own FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'owner'$$),
+    ('member', $$WITH d AS (DELETE FROM organization_members WHERE user_id = @own RETURNING *) INSERT INTO organization_members (organization_id, user_id, role) SELECT organization_id, user_id, 'owner' FROM d$$),
+    ('b', $$WITH o AS (SELECT create_organization('C')) INSERT INTO organization_members (organization_id, user_id) SELECT c.id, @own FROM ct.organizations c, o WHERE c.name = 'A'$$)) v(who, statement);
 SELECT is(ct.try('viewer', 'DELETE FROM organization_members'), '1', 'anybody leaves');
 SELECT is(ct.ask('ex', 'SELECT count(*) FROM organization_members'), '0', 'an ex-member sees nobody');
 SELECT is(ct.try('owner', 'UPDATE organizations SET ' || s), '-', 'not for members: ' || s) FROM unnest(ARRAY['tenant_id = NULL', 'created_by = NULL', 'id = gen_random_uuid()', 'created_at = now()']) s;
