@@ -54,7 +54,7 @@ SELECT ct.as_role('squatter', 'CREATE SCHEMA infra; GRANT USAGE ON SCHEMA infra 
     || ct.evil('infra.has_permission(text)', 'boolean') || ct.evil('infra.members_changed(uuid[])', 'text') || ct.evil('infra.has_table_permission(text, text)', 'boolean'));
 SELECT throws_ok(call, '55000', NULL, call || ' does not call what anybody has put there') FROM unnest(ARRAY['SELECT kessel.set_theme(''x'')', 'SELECT kessel.set_theme(''x'', ''y'')', 'SELECT kessel.consume(gen_random_uuid())', 'SELECT kessel.has_permission(''x'')']) call;
 TRUNCATE app.user_tenants;
-SELECT throws_ok('SELECT kessel.setup(''{core}'')', '42P06', NULL, 'nor is it built on');
+SELECT throws_ok('SELECT kessel.setup(''{core}'')', '42710', NULL, 'nor is it built on');
 ROLLBACK TO s;
 
 SELECT * FROM kessel.setup('{core}') \g /dev/null
