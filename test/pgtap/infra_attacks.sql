@@ -150,6 +150,12 @@ SELECT is(coalesce(ct.claim(claims, 'SELECT infra.is_admin() OR EXISTS (SELECT F
     ('{"sub": {"id": "00000000-0000-4000-9000-0000000000ad"}}', '22'), ('{"sub": true}', '22'), ('{"sub": 1}', '22'), ('{"sub": "00000000-0000-4000-9000-0000000000ad\u0000"}', '22'), ('{"sub": "00000000-0000-4000-9000-0000000000ad'' OR true --"}', '22'), ('{', '22'),
     ('{"sub": "00000000-0000-0000-0000-000000000000"}', 'false'), ('{"sub": "ffffffff-ffff-ffff-ffff-ffffffffffff"}', 'false'), ('[{"sub": "00000000-0000-4000-9000-0000000000ad"}]', 'false'), ('{"SUB": "00000000-0000-4000-9000-0000000000ad"}', 'false'),
     ('{"sub": "00000000-0000-4000-9000-0000000000ad", "sub": "00000000-0000-4000-9000-000000000bad"}', 'false'), ('{"sub": "00000000-0000-4000-9000-000000000bad", "x": "' || repeat('x', 1000000) || '"}', 'false'), (repeat('[', 100000), '54')) v(claims, result);
+-- What somebody has left in the session is not the next one's.
+SELECT set_config('request.jwt.claim.sub', '00000000-0000-4000-9000-0000000000ad', true), set_config('request.jwt.claim.role', 'service_role', true), set_config('request.jwt.claim.email', 'admin@example.com', true), set_config('request.jwt.claim', '{"sub": "00000000-0000-4000-9000-0000000000ad"}', true) \g /dev/null
+SELECT is(ct.ask(who, 'SELECT infra.is_admin()::text || coalesce(auth.uid()::text, '' none '') || auth.role() || coalesce(auth.email(), '''') || (auth.jwt() ? ''role'')'), result, 'claims decide who is ' || who) FROM (VALUES ('a', 'false00000000-0000-4000-9000-00000000000aauthenticatedtrue'), ('anon', 'false none anontrue')) v(who, result);
+SELECT is(ct.claim('', 'SELECT auth.uid() || auth.role() || auth.email() || auth.jwt()'), '00000000-0000-4000-9000-0000000000adservice_roleadmin@example.com{"sub": "00000000-0000-4000-9000-0000000000ad"}', 'where there are none, those of older servers do');
+SELECT set_config('request.jwt.claim.sub', '', true), set_config('request.jwt.claim.role', '', true), set_config('request.jwt.claim.email', '', true), set_config('request.jwt.claim', '', true) \g /dev/null
+SELECT is(ct.claim('', 'SELECT coalesce(auth.uid()::text, auth.role(), auth.email(), auth.jwt()::text)'), NULL, 'where there are none of these either, nobody');
 
 --
 -- Files
@@ -157,6 +163,13 @@ SELECT is(coalesce(ct.claim(claims, 'SELECT infra.is_admin() OR EXISTS (SELECT F
 SELECT is(ct.ask('a', format('SELECT mime_type FROM storage.put_object(''open'', ''00000000-0000-4000-9000-00000000000a/x'', '''', %L) p, storage.get_object(''open'', ''00000000-0000-4000-9000-00000000000a/x'')', type)), '22023', 'no type: ' || type)
 FROM unnest(ARRAY['image/png,text/html', 'image/png;a,text/html', 'image/png; a="b,text/html"', 'image/png;', 'image/png; charset', 'image/png text/html', ' image/png', 'image/png;a=b;c', 'image/png; a="b\"c"', 'image/*', '*/*', 'image/svg+xml;x=<script>', 'image/pn' || chr(778) || 'g']) type;
 SELECT is(ct.ask('a', format('SELECT size FROM storage.put_object(''open'', ''00000000-0000-4000-9000-00000000000a/x'', '''', %L)', type)), '0', 'a type: ' || type) FROM unnest(ARRAY['image/png', 'IMAGE/PNG', 'image/svg+xml; charset="utf-8"', 'image/png ; a=b;c="d e"']) type;
+
+-- Who made a file is its owner.
+SELECT is(ct.try('a', q), state, q) FROM (VALUES ('INSERT INTO storage.objects (bucket_id, name, owner_id) VALUES (''mine'', ''00000000-0000-4000-9000-00000000000a/y'', ''00000000-0000-4000-9000-00000000000b'')', '-'),
+    ('INSERT INTO storage.objects (bucket_id, name, owner) VALUES (''mine'', ''00000000-0000-4000-9000-00000000000a/y'', NULL)', '-'), ('INSERT INTO storage.objects (bucket_id, name) VALUES (''mine'', ''00000000-0000-4000-9000-00000000000a/y'')', '1'),
+    ('UPDATE storage.objects SET owner = ''00000000-0000-4000-9000-00000000000b''', '-'), ('UPDATE storage.objects SET owner_id = NULL', '-'), ('UPDATE storage.objects SET user_metadata = ''{}''', '1'),
+    ('INSERT INTO storage.objects (bucket_id, name) VALUES (''mine'', ''00000000-0000-4000-9000-00000000000a/x'') ON CONFLICT (bucket_id, name) DO UPDATE SET owner_id = ''x''', '-')) v(q, state);
+SELECT is(ct.try('service', 'UPDATE storage.objects SET owner = NULL, owner_id = ''x'''), '2', 'the service decides');
 
 -- Who could see a file once, and knows its ids, reads it no more.
 CREATE TABLE ct.known AS SELECT o.id, o.version FROM storage.objects o WHERE o.owner_id LIKE '%000a';

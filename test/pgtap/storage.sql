@@ -27,7 +27,7 @@ SELECT is(ct.try('a', $$SELECT kessel.set_theme('light', 'ct-a')$$, true), '1', 
 INSERT INTO ct.matrix VALUES
     ('storage.buckets', '', $$(id, name) VALUES ('n', 'n')$$, 'name = name || ''x''', 'id <> ''themes''',
         '1 - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '2 1 2 23503', '2 1 2 23503'),
-    ('storage.objects', '', $$(bucket_id, name) VALUES ('themes', 'n')$$, 'owner_id = ''x''', 'true',
+    ('storage.objects', '', $$(bucket_id, name) VALUES ('themes', 'n')$$, 'user_metadata = ''{}''', 'true',
         '1 - - -', '2 ! 1 1', '1 ! 0 0', '1 ! 0 0', '1 1 1 1', '3 1 3 3'),
     ('infra.object_contents', '', $$(bucket_id, mime_type, content) VALUES ('mine', 'a/b', '')$$, 'content = ''''', 'true',
         '1 - - -', '2 - - -', '1 - - -', '1 - - -', '1 - - -', '3 - - -'),
@@ -71,7 +71,7 @@ SELECT is(ct.try('admin', $$SELECT storage.put_object('themes', 'dark.css', 'c {
 SELECT results_eq('SELECT o.id = old.id, o.version <> old.version, (metadata ->> ''size'')::int, metadata ->> ''cacheControl'', NOT EXISTS (SELECT FROM infra.object_contents c WHERE ''kessel:'' || c.id = old.version) FROM storage.objects o, old WHERE o.name = ''dark.css''',
                   $$VALUES (true, true, 5, 'no-cache', true)$$, 'the object stays, the former content goes');
 SELECT is((SELECT count(*) FROM infra.object_contents), (SELECT count(*) FROM storage.objects WHERE version IS NOT NULL), 'each has one content');
-SELECT is(ct.try('admin', $$UPDATE storage.objects SET metadata = '{"size": 1, "eTag": "x"}', owner_id = 'y' WHERE name = 'dark.css'$$, true), '1', 'metadata can be written');
+SELECT is(ct.try('admin', $$UPDATE storage.objects SET metadata = '{"size": 1, "eTag": "x"}' WHERE name = 'dark.css'$$, true), '1', 'metadata can be written');
 SELECT is((SELECT metadata ->> 'size' FROM storage.objects WHERE name = 'dark.css'), '5', 'but tell of the content');
 
 -- Another's content.

@@ -88,28 +88,30 @@ BEGIN
     END IF;
 
     -- Bodies are parsed here, so that no search_path matters later, and inlined
-    -- into policies. A setting that has been set in the session before is empty.
+    -- into policies. A setting that has been set in the session before is empty. The
+    -- settings for single claims are of older servers, and count only where there are
+    -- no claims: what somebody has left in a session must not stand for the next one.
     IF to_regprocedure('auth.jwt()') IS NULL THEN
         CREATE FUNCTION auth.jwt() RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE
-        RETURN coalesce(nullif(current_setting('request.jwt.claim', true), ''), nullif(current_setting('request.jwt.claims', true), ''))::jsonb;
+        RETURN coalesce(nullif(current_setting('request.jwt.claims', true), ''), nullif(current_setting('request.jwt.claim', true), ''))::jsonb;
         COMMENT ON FUNCTION auth.jwt() IS 'kessel_router core: the session''s claims; NULL where there are none';
     END IF;
     IF to_regprocedure('auth.uid()') IS NULL THEN
         CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
-        RETURN coalesce(nullif(current_setting('request.jwt.claim.sub', true), ''),
-                        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid;
+        RETURN (CASE WHEN current_setting('request.jwt.claims', true) <> '' THEN current_setting('request.jwt.claims', true)::jsonb ->> 'sub'
+                     ELSE nullif(current_setting('request.jwt.claim.sub', true), '') END)::uuid;
         COMMENT ON FUNCTION auth.uid() IS 'kessel_router core: id of the user whose claims these are; NULL where there are none';
     END IF;
     IF to_regprocedure('auth.role()') IS NULL THEN
         CREATE FUNCTION auth.role() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
-        RETURN coalesce(nullif(current_setting('request.jwt.claim.role', true), ''),
-                        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role');
+        RETURN CASE WHEN current_setting('request.jwt.claims', true) <> '' THEN current_setting('request.jwt.claims', true)::jsonb ->> 'role'
+                     ELSE nullif(current_setting('request.jwt.claim.role', true), '') END;
         COMMENT ON FUNCTION auth.role() IS 'kessel_router core: role of the claims; NULL where there are none';
     END IF;
     IF to_regprocedure('auth.email()') IS NULL THEN
         CREATE FUNCTION auth.email() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
-        RETURN coalesce(nullif(current_setting('request.jwt.claim.email', true), ''),
-                        nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email');
+        RETURN CASE WHEN current_setting('request.jwt.claims', true) <> '' THEN current_setting('request.jwt.claims', true)::jsonb ->> 'email'
+                     ELSE nullif(current_setting('request.jwt.claim.email', true), '') END;
         COMMENT ON FUNCTION auth.email() IS 'kessel_router core: e-mail address of the claims; NULL where there are none';
     END IF;
 

@@ -44,3 +44,4 @@ BEGIN
     END IF;
 END
 $$;
+DROP FUNCTION infra.guard_object();

@@ -5,6 +5,26 @@
 
 SET search_path = pg_catalog, pg_temp;
 
+CREATE FUNCTION infra.guard_object() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_its boolean;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        is_its := (NEW.owner, NEW.owner_id) IS NOT DISTINCT FROM (OLD.owner, OLD.owner_id);
+    ELSE
+        is_its := (NEW.owner, NEW.owner_id) IS NOT DISTINCT FROM (auth.uid(), auth.uid()::text);
+    END IF;
+    IF NOT is_its AND row_security_active('storage.objects') THEN
+        RAISE EXCEPTION 'permission denied to make somebody else the owner of an object'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Leave owner and owner_id out. The service can write them.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION infra.guard_object() IS 'Who makes an object is its owner';
+REVOKE ALL ON FUNCTION infra.guard_object() FROM PUBLIC, anon, authenticated, service_role;
+
 DO $$
 DECLARE
     lacking text;
@@ -80,6 +100,7 @@ BEGIN
         COMMENT ON COLUMN storage.objects.metadata IS 'eTag, size (bytes), mimetype, cacheControl, lastModified: as the content is, whoever writes it';
         COMMENT ON COLUMN storage.objects.version IS 'kessel: and the id of its content; NULL where it has none';
         COMMENT ON COLUMN storage.objects.last_accessed_at IS 'Is not kept up';
+        CREATE TRIGGER guard BEFORE INSERT OR UPDATE ON storage.objects FOR EACH ROW EXECUTE FUNCTION infra.guard_object();
         CREATE TRIGGER touch BEFORE UPDATE ON storage.objects FOR EACH ROW EXECUTE FUNCTION infra.touch();
 
         ALTER TABLE storage.objects ENABLE ROW LEVEL SECURITY;
