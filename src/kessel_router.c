@@ -36,5 +36,6 @@ _PG_init(void)
 	kr_remote_init();
 	kr_fdw_server_init();
 	kr_conflict_init();
+	kr_jit_init();
 	kr_permission_init();
 }

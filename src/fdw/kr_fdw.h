@@ -72,6 +72,10 @@ extern void kr_plan_upper(GetForeignUpperPaths_function add_paths,
 						  RelOptInfo *input_rel, RelOptInfo *output_rel,
 						  void *extra);
 
+/* ---------- kr_fdw_jit.c ---------- */
+
+extern void kr_jit_init(void);
+
 /* ---------- kr_fdw_server.c ---------- */
 
 typedef enum KrServerKind

@@ -55,4 +55,14 @@ like($plan, qr/Remote SQL: SELECT .* INNER JOIN .* FOR UPDATE OF r1/, 'rows to u
 unlike($plan, qr/cost=\d{9}/, 'and prices are those of the plan');
 ok_run($k->run("WITH u AS ($update RETURNING a.id) SELECT string_agg(id::text, ',' ORDER BY id) FROM u", tenant => 'acme'), '1,2,3', 'and they are updated');
 
+# What a plan costs is a guess, and no reason to compile it.
+SKIP:
+{
+    skip 'no JIT here', 3 unless $k->exec('SELECT pg_jit_available()') eq 't';
+    my $compiled = sub { my ($sql) = @_; return $k->run("SELECT count(*) FROM data.accounts \\g /dev/null\nSET jit = on; SET jit_above_cost = 0; EXPLAIN $sql", tenant => 'acme')->{out} =~ /^JIT/m ? 1 : 0 };
+    is($compiled->('SELECT count(*) FROM pg_class'), 1, 'JIT of a local statement');
+    is($compiled->("SELECT a.name, c.email FROM $join"), 0, 'none of one with router tables');
+    is($compiled->('SELECT a.name, (SELECT json_agg(c.email) FROM data.contacts c WHERE c.account_id = a.id) FROM data.accounts a'), 0, 'nor of one that embeds rows');
+}
+
 done_testing();
