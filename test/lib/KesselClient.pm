@@ -2,13 +2,17 @@
 # do: parameters apart from the statement, prepared statements by name, and a
 # backend whose memory holds nothing but what this client has sent.
 #
-#   my $c = KesselClient->new($node, 'infra', user => 'admin');
+#   my $c = KesselClient->new($node, 'infra', user => 'admin');   port => of PgBouncer
 #   my $r = $c->query('SELECT 1');                  simple protocol
 #   $r = $c->call('SELECT f($1)', 'parameter');     extended protocol, unnamed
 #   $r = $c->call_prepared('SELECT f($1)', 'p');    a named statement, executed twice
+#   $r = $c->parse('s1', 'SELECT f($1)', 25);       a named statement, with types
+#   $r = $c->execute('s1', [ [ 'p', 0 ] ], 1);      it, with formats: 0 text, 1 binary
+#   $r = $c->once('SELECT f($1)', [25], [ [ 'p', 0 ] ], 1);   the same, unnamed
 #   $r = $c->call_number($oid, 'p')                 fast path, without a statement
 #   $c->start(query => 'SELECT 1'); $c->finish      or start(call => ...), without waiting
 #   $r->{state}, $r->{message}, $r->{rows}          '' without an error; rows of text
+#   $r->{types}                                     of execute and once: oids of the columns
 #   $c->pid, $c->quit
 package KesselClient;
 
@@ -22,8 +26,10 @@ use IO::Socket::UNIX;
 sub new
 {
     my ($class, $node, $db, %opt) = @_;
-    my $socket = IO::Socket::UNIX->new(Peer => $node->host . '/.s.PGSQL.' . $node->port) or croak "cannot connect: $!";
-    my $self = bless { socket => $socket, named => 0 }, $class;
+    my $socket = $opt{port} ? IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $opt{port})
+      : IO::Socket::UNIX->new(Peer => $node->host . '/.s.PGSQL.' . $node->port);
+    croak "cannot connect: $!" unless $socket;
+    my $self = bless { socket => $socket, named => 0, read => '' }, $class;
     my $user = $opt{user} || 'postgres';
     my $body = pack('N', 196608) . join('', map { "$_\0" } 'user', $user, 'database', $db, '') ;
 
@@ -36,25 +42,25 @@ sub new
 
 sub pid { return $_[0]->{pid} }
 
+# In one write: a packet for each message would wait for the other side's answer.
 sub _send
 {
     my ($self, @messages) = @_;
-    my $socket = $self->{socket};
-    while (my ($type, $body) = splice(@messages, 0, 2)) { print $socket $type, pack('N', 4 + length $body), $body }
-    $socket->flush;
+    my $data = '';
+    while (my ($type, $body) = splice(@messages, 0, 2)) { $data .= $type . pack('N', 4 + length $body) . $body }
+    $self->{socket}->print($data);
     return;
 }
 
 sub _read
 {
     my ($self, $n) = @_;
-    my $data = '';
-    while (length $data < $n)
+    while (length $self->{read} < $n)
     {
-        my $got = sysread($self->{socket}, $data, $n - length $data, length $data);
+        my $got = sysread($self->{socket}, $self->{read}, 65536, length $self->{read});
         return undef unless $got;
     }
-    return $data;
+    return substr($self->{read}, 0, $n, '');
 }
 
 # Everything up to ReadyForQuery, or the end of the connection.
@@ -76,6 +82,7 @@ sub _answer
             my %field = map { /^(.)(.*)$/s ? ($1 => $2) : () } split /\0/, $body;
             @r{qw(state message detail)} = ($field{C}, $field{M}, $field{D} // '');
         }
+        $r{types} = _types($body) if $type eq 'T';
         if ($type eq 'D')
         {
             my ($count, @row) = (unpack('n', $body));
@@ -92,6 +99,20 @@ sub _answer
         }
     }
     return \%r;
+}
+
+sub _types
+{
+    my ($body) = @_;
+    my ($count, @types) = unpack('n', $body);
+    my $at = 2;
+    foreach (1 .. $count)
+    {
+        $at = index($body, "\0", $at) + 1;
+        push @types, unpack('N', substr($body, $at + 6, 4));
+        $at += 18;
+    }
+    return \@types;
 }
 
 sub start
@@ -138,6 +159,36 @@ sub call_prepared
         $r = $self->_answer;
     }
     return $r;
+}
+
+# As libpq: the portal is described, too.
+sub _execute
+{
+    my ($name, $params, $format) = @_;
+    return ('B', "\0$name\0" . pack('n*', scalar @$params, (map { $_->[1] } @$params), scalar @$params)
+          . join('', map { defined $_->[0] ? pack('N', length $_->[0]) . $_->[0] : pack('N', 0xffffffff) } @$params) . pack('n n', 1, $format),
+        'D', "P\0", 'E', "\0" . pack('N', 0), 'S', '');
+}
+
+sub parse
+{
+    my ($self, $name, $sql, @types) = @_;
+    $self->_send('P', "$name\0$sql\0" . pack('n N*', scalar @types, @types), 'S', '');
+    return $self->_answer;
+}
+
+sub execute
+{
+    my ($self, $name, $params, $format) = @_;
+    $self->_send(_execute($name, $params, $format));
+    return $self->_answer;
+}
+
+sub once
+{
+    my ($self, $sql, $types, $params, $format) = @_;
+    $self->_send('P', "\0$sql\0" . pack('n N*', scalar @$types, @$types), _execute('', $params, $format));
+    return $self->_answer;
 }
 
 sub call_number

@@ -7,6 +7,7 @@ use warnings;
 use lib 'test/lib';
 use IPC::Run ();
 use KesselClient;
+use KesselPostgrest;
 use KesselTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -15,7 +16,6 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 my $key_file = KesselTest::root_key_file("$dir/root.key");
 my $k = KesselTest->new(conf => "session_preload_libraries = 'kessel_router'\nkessel.root_key_file = '$key_file'\n");
 my $node = $k->node;
-my $r;
 my %user = map { $_ => sprintf '5e1f0000-0000-4000-8000-00000000%04x', ord } qw(a b c);
 
 # ---------- plain PostgreSQL, with a data source ----------
@@ -40,38 +40,22 @@ like($k->run("SELECT table_name FROM kessel.discover_tables('solo', 'public')", 
 ok_run($k->run("SELECT count(*) FROM discover_tables('crm', 'kessel_agent''; DROP TABLE accounts; --')", user => 'backend'), '0', 'of no such schema');
 is($k->run("SELECT kessel.discover_tables('nosuch')", user => 'backend')->{state}, 'KR007', 'of no such source');
 
-# What PostgREST sends: claims and role in one statement, parameters beside it.
-my $claims = sub { return "{\"sub\": \"$user{$_[0]}\", \"role\": \"authenticated\"}" };
-my $api = KesselClient->new($node, 'infra', user => 'api');
+# What PostgREST sends; 125_postgrest.pl has more of it.
+my $api = KesselPostgrest->new(KesselClient->new($node, 'infra', user => 'api'));
 sub request
 {
-    my ($mode, $role, $who, $sql, @params) = @_;
-    my $r;
-    $api->query("BEGIN ISOLATION LEVEL READ COMMITTED $mode");
-    $r = $api->call("select set_config('search_path', \$1, true), set_config('role', \$2, true), set_config('request.jwt.claims', \$3, true), set_config('request.method', \$4, true), set_config('request.path', \$5, true)",
-        '"public"', $role, $who, 'GET', '/');
-    $r = $api->call($sql, @params) if $r->{state} eq '';
-    $api->query($r->{state} eq '' ? 'COMMIT' : 'ROLLBACK');
-    return $r;
+    my ($method, $who, $statement, %opt) = @_;
+    my $r = $api->request($method, $who ? 'authenticated' : 'anon', $who ? { sub => $user{$who} } : {}, $statement, %opt);
+    return "$r->{state} " . ($r->{body} // '');
 }
-my $get = sub { my ($table, $columns) = @_; return "WITH pgrst_source AS (SELECT $columns FROM \"public\".\"$table\") SELECT null::bigint AS total_result_set, pg_catalog.count(_postgrest_t) AS page_total, coalesce(json_agg(_postgrest_t), '[]') AS body FROM (SELECT * FROM pgrst_source) _postgrest_t" };
-foreach my $who (qw(a b a c))
-{
-    $r = request('READ ONLY', 'authenticated', $claims->($who), $get->('profiles', '"public"."profiles"."email"'));
-    is("$r->{state} $r->{rows}[0][2]", " [{\"email\":\"$who\@example.com\"}]", "GET /profiles as $who");
-}
-$r = request('READ ONLY', 'anon', '{"role": "anon"}', $get->('themes', '"public"."themes"."id"'));
-is($r->{rows}[0][2], '[{"id":"default"}]', 'GET /themes without a user');
-is(request('READ ONLY', 'anon', '{"role": "anon"}', $get->('profiles', '*'))->{state}, '42501', 'but no profiles');
-$r = request('READ WRITE', 'authenticated', $claims->('b'), q{WITH pgrst_source AS (UPDATE "public"."profiles" SET "display_name" = "pgrst_body"."display_name" FROM (SELECT $1::json AS json_data) pgrst_payload, LATERAL (SELECT "display_name" FROM json_to_record(pgrst_payload.json_data) AS _("display_name" text)) pgrst_body WHERE "public"."profiles"."id" = $2::uuid RETURNING "public"."profiles".*) SELECT '' AS total_result_set, pg_catalog.count(_postgrest_t) AS page_total, coalesce(json_agg(_postgrest_t) -> 0 ->> 'display_name', '') FROM (SELECT * FROM pgrst_source) _postgrest_t},
-    '{"display_name": "Bob"}', $user{b});
-is("$r->{state} @{ $r->{rows}[0] }[1, 2]", ' 1 Bob', 'PATCH of one\'s own');
-$r = request('READ WRITE', 'authenticated', $claims->('b'), q{WITH pgrst_source AS (UPDATE "public"."profiles" SET "display_name" = 'x' WHERE id = $1::uuid RETURNING 1) SELECT count(*) FROM pgrst_source}, $user{a});
-is("$r->{state} $r->{rows}[0][0]", ' 0', 'PATCH of another\'s changes nothing');
-$r = request('READ ONLY', 'authenticated', $claims->('a'), q{WITH pgrst_source AS (SELECT pgrst_call.* FROM (SELECT $1::json AS json_data) pgrst_payload, LATERAL (SELECT "p_slug" FROM json_to_record(pgrst_payload.json_data) AS _("p_slug" text)) pgrst_body, LATERAL "public"."get_tenant_by_slug"("p_slug" := pgrst_body.p_slug) pgrst_call) SELECT coalesce(json_agg(_postgrest_t) -> 0 ->> 'slug', '') FROM pgrst_source _postgrest_t}, '{"p_slug": "acme"}');
-is("$r->{state} $r->{rows}[0][0]", ' acme', 'POST /rpc/get_tenant_by_slug');
-is(request('READ WRITE', 'authenticated', $claims->('a'), q{SELECT "public"."read_secret"($1)}, 'x')->{state}, '42501', 'POST /rpc/read_secret by a user');
-$api->quit;
+is(request('GET', $_, $api->get('profiles', 'email')), " [{\"email\":\"$_\@example.com\"}]", "GET /profiles as $_") foreach qw(a b a c);
+is(request('GET', '', $api->get('themes', 'id')), ' [{"id":"default"}]', 'GET /themes without a user');
+is(request('GET', '', $api->get('profiles', '*')), '42501 ', 'but no profiles');
+is(request('PATCH', 'b', $api->patch('profiles', '{"display_name": "Bob"}', 'display_name text', 'display_name', [ 'id', '=', $user{b} ])), ' [{"display_name":"Bob"}]', 'PATCH of one\'s own');
+is(request('PATCH', 'b', $api->patch('profiles', '{"display_name": "x"}', 'display_name text', 'display_name', [ 'id', '=', $user{a} ])), ' []', 'PATCH of another\'s changes nothing');
+like(request('POST', 'a', $api->rpc('get_tenant_by_slug', 'set', '{"p_slug": "acme"}', 'p_slug text'), stable => 1), qr/^ \[.*"slug":"acme"/, 'POST /rpc/get_tenant_by_slug');
+is(request('POST', 'a', $api->rpc('read_secret', 'scalar', '{"secret_name": "x"}', 'secret_name text')), '42501 ', 'POST /rpc/read_secret by a user');
+$api->client->quit;
 
 # ---------- two at once ----------
 

@@ -7,6 +7,7 @@ use warnings;
 use lib 'test/lib';
 use IPC::Run ();
 use KesselClient;
+use KesselPostgrest;
 use KesselTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -21,26 +22,18 @@ $k->exec('SELECT kessel.setup($${storage}$$); CREATE ROLE api LOGIN NOINHERIT; G
 $k->exec("INSERT INTO auth.users (id, email) VALUES ('$admin', 'admin\@example.com'); UPDATE profiles SET role = 'admin'; INSERT INTO themes (id, name) VALUES ('dark', 'Dark')");
 
 # What PostgREST sends for rpc/: arguments as one JSON text.
-my $api = KesselClient->new($node, 'infra', user => 'api');
+my $api = KesselPostgrest->new(KesselClient->new($node, 'infra', user => 'api'));
 sub request
 {
-    my ($mode, $role, $schema, $sql, @params) = @_;
-    my $claims = $role eq 'authenticated' ? "{\"sub\": \"$admin\", \"role\": \"authenticated\"}" : "{\"role\": \"$role\"}";
-    $api->query("BEGIN ISOLATION LEVEL READ COMMITTED $mode");
-    my $r = $api->call("select set_config('search_path', \$1, true), set_config('role', \$2, true), set_config('request.jwt.claims', \$3, true)", "\"$schema\", \"public\"", $role, $claims);
-    $r = $api->call($sql, @params) if $r->{state} eq '';
-    $api->query($r->{state} eq '' ? 'COMMIT' : 'ROLLBACK');
-    return $r;
+    my ($method, $role, $schema, $statement) = @_;
+    my $r = $api->request($method, $role, $role eq 'authenticated' ? { sub => $admin } : {}, $statement, schema => $schema);
+    return "$r->{state} " . ($r->{body} // '');
 }
-my $put = q{WITH pgrst_source AS (SELECT pgrst_call.* FROM (SELECT $1::json AS json_data) pgrst_payload, LATERAL (SELECT * FROM json_to_record(pgrst_payload.json_data) AS _("bucket" text, "name" text, "content" bytea, "mime_type" text)) pgrst_body, LATERAL "storage"."put_object"("bucket" := pgrst_body.bucket, "name" := pgrst_body.name, "content" := pgrst_body.content, "mime_type" := pgrst_body.mime_type) pgrst_call) SELECT coalesce(json_agg(_postgrest_t) -> 0 ->> 'size', '') FROM pgrst_source _postgrest_t};
-my $payload = '{"bucket": "themes", "name": "dark.css", "content": "\\\\x61207b7d", "mime_type": "text/css"}';
-$r = request('READ WRITE', 'authenticated', 'storage', $put, $payload);
-is("$r->{state} $r->{rows}[0][0]", ' 4', 'POST /rpc/put_object');
-is(request('READ WRITE', 'anon', 'storage', $put, $payload)->{state}, '42501', 'not without a user');
-$r = request('READ ONLY', 'anon', 'public', q{SELECT "public"."get_theme_css"("p_theme" := $1)}, 'dark');
-is("$r->{state} $r->{rows}[0][0]", ' a {}', 'GET /rpc/get_theme_css');
-$r = request('READ ONLY', 'anon', 'storage', q{SELECT "name" FROM "storage"."objects" WHERE "storage"."objects"."bucket_id" = $1}, 'themes');
-is("$r->{state} $r->{rows}[0][0]", ' dark.css', 'GET /objects');
+my $put = $api->rpc('storage.put_object', 'set', '{"bucket": "themes", "name": "dark.css", "content": "\\\\x61207b7d", "mime_type": "text/css"}', 'bucket text, name text, content bytea, mime_type text');
+like(request('POST', 'authenticated', 'storage', $put), qr/^ \[.*"size":4\b/, 'POST /rpc/put_object');
+is(request('POST', 'anon', 'storage', $put), '42501 ', 'not without a user');
+is(request('GET', 'anon', 'public', $api->rpc_get('get_theme_css', 'scalar', [ 'p_theme', 'text', 'dark' ])), ' "a {}"', 'GET /rpc/get_theme_css');
+is(request('GET', 'anon', 'storage', $api->get('storage.objects', 'name', where => [ [ 'bucket_id', '=', 'themes' ] ])), ' [{"name":"dark.css"}]', 'GET /objects');
 
 # Two who write one file.
 {
