@@ -1,6 +1,7 @@
 // Node's clients at the router, for test/t/124_clients.pl; Node 18's syntax.
 //
-//   node clients.mjs '{"url": ..., "prepare": true, "tenants": [...], "checks": 1000}'
+//   node clients.mjs '{"url": ..., "prepare": true, "tenants": [...], "checks": 1000,
+//                      "pairs": [[...], ...], "pair_url": ..., "alternations": 10000}'
 //
 // A client is what it offers here: inTenant(tenant, work) runs work(query) in a
 // transaction that names the tenant first; query(text, values) returns rows;
@@ -13,7 +14,7 @@ import { boolean, date, integer, jsonb, numeric, pgSchema, text } from 'drizzle-
 import pg from 'pg';
 import postgres from 'postgres';
 
-const { url, prepare, tenants, checks } = JSON.parse(process.argv[2]);
+const { url, prepare, tenants, checks, pairs, pair_url: pairUrl, alternations } = JSON.parse(process.argv[2]);
 const connections = 4;
 const enter = "SELECT set_config('kessel.tenant', $1, true)";
 
@@ -59,7 +60,7 @@ const inDrizzle = {
     .prepare(prepare ? 'names' : undefined).execute({ most: 5 }),
 };
 
-function postgresJs() {
+function postgresJs(url, connections) {
   const sql = postgres(url, { max: connections, prepare });
   const query = (on) => (text, values) => on.unsafe(text, values, { prepare });
   return {
@@ -74,7 +75,7 @@ function postgresJs() {
   };
 }
 
-function nodePostgres() {
+function nodePostgres(url, connections) {
   const pool = new pg.Pool({ connectionString: url, max: connections });
   const named = (text) => (prepare ? `q${[...text].reduce((h, c) => (h * 31 + c.charCodeAt(0)) | 0, 7)}` : undefined);
   const query = (on) => async (text, values) => (await on.query({ name: named(text), text, values })).rows;
@@ -114,12 +115,12 @@ function drizzle(db, end) {
   };
 }
 
-function drizzleOverPostgresJs() {
+function drizzleOverPostgresJs(url, connections) {
   const sql = postgres(url, { max: connections, prepare });
   return drizzle(drizzlePostgres(sql), () => sql.end());
 }
 
-function drizzleOverNodePostgres() {
+function drizzleOverNodePostgres(url, connections) {
   const pool = new pg.Pool({ connectionString: url, max: connections });
   return drizzle(drizzlePg(pool), () => pool.end());
 }
@@ -155,21 +156,37 @@ async function oneTenant({ ask, inTenant, code }, tenant) {
   return seen;
 }
 
-// Two at each connection take turns at the tenants; each look is one transaction,
-// and each row says whose it is.
-async function inTurns({ ask, inTenant }) {
-  let begun = 0, checked = 0, mismatches = 0, rows = 0;
+// One look: a transaction that names its tenant, and rows that say whose they are.
+async function look({ ask, inTenant }, tenant, seen) {
+  const names = await inTenant(tenant, (query) => ask.names(query));
+  seen.checked += 1;
+  seen.rows += names.length;
+  if (names.length !== 5 || names.some(({ name }, i) => name !== `${tenant} account ${i + 1}`)) seen.mismatches += 1;
+}
+
+// Two at each connection take turns at the tenants.
+async function inTurns(client) {
+  const seen = { checked: 0, mismatches: 0, rows: 0 };
+  let begun = 0;
   const turn = async () => {
-    while (begun < checks) {
-      const tenant = tenants[begun++ % tenants.length];
-      const names = await inTenant(tenant, (query) => ask.names(query));
-      checked += 1;
-      rows += names.length;
-      if (names.length !== 5 || names.some(({ name }, i) => name !== `${tenant} account ${i + 1}`)) mismatches += 1;
-    }
+    while (begun < checks) await look(client, tenants[begun++ % tenants.length], seen);
   };
   await Promise.all(Array.from({ length: 2 * connections }, turn));
-  return { checked, mismatches, rows };
+  return seen;
+}
+
+// Two clients of one pool, which alternate between two tenants of one kind, and
+// never want the same one: the connection that one gives back is the other's next.
+async function inPairs(client) {
+  const seen = { checked: 0, mismatches: 0, rows: 0 };
+  for (const [i, pair] of pairs.entries()) {
+    const each = Math.floor((alternations * (i + 1)) / pairs.length) - Math.floor((alternations * i) / pairs.length);
+    const alternate = async (first) => {
+      for (let n = first; n < each; n += 2) await look(client, pair[(n + ((n >> 1) & 1)) & 1], seen);
+    };
+    await Promise.all([alternate(0), alternate(1)]);
+  }
+  return seen;
 }
 
 const clients = {
@@ -179,12 +196,15 @@ const clients = {
   'Drizzle over node-postgres': drizzleOverNodePostgres,
 };
 for (const [name, make] of Object.entries(clients)) {
-  const client = make();
+  const client = make(url, connections);
   const report = { client: name, without: [], tenants: {} };
   report.without.push(await codeOf(client, client.plain));
   for (const tenant of tenants) report.tenants[tenant] = await oneTenant(client, tenant);
   report.turns = await inTurns(client);
   for (let i = 0; i < 2 * connections; i++) report.without.push(await codeOf(client, client.plain));
   await client.end();
+  const pair = make(pairUrl, 2);
+  report.pairs = await inPairs(pair);
+  await pair.end();
   console.log(JSON.stringify(report));
 }

@@ -1,7 +1,8 @@
 # Node's clients at the router: postgres.js, node-postgres, and Drizzle over
 # each, directly and through PgBouncer in transaction mode (test/lib/clients.mjs).
 # Each transaction names its tenant first; no pool may show one tenant another's
-# rows. The clients come from npm's registry: without it there is nothing to do.
+# rows: not among eight by turns, nor between two that alternate 10,000 times, each
+# client for itself, and through PgBouncer on one server connection. The clients come from npm's registry: without it there is nothing to do.
 use strict;
 use warnings;
 
@@ -14,7 +15,9 @@ use KesselTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-use constant CHECKS => 10_000;
+# Looks by turns of all tenants in all, and alternations of two clients for each kind
+# of client, through PgBouncer and, if it is here, a tenth of them directly.
+use constant { CHECKS => 4_000, ALTERNATIONS => 10_000 };
 
 my $slow = $ENV{KR_SLOW} || 1;
 my $dir = PostgreSQL::Test::Utils::tempdir();
@@ -46,13 +49,13 @@ $k->exec("SELECT kessel.import_tables('shared', 'public')");
 
 # Where clients connect to: the server, and PgBouncer if it is here. It keeps
 # prepared statements of clients from 1.21 on.
-my %place = (directly => { port => $k->node->port, prepare => JSON::PP::true });
+my %place = (directly => { port => $k->node->port, db => 'infra', prepare => JSON::PP::true });
 my (undef, $bouncer_version) = command('pgbouncer', '--version');
 my $bouncer;
 END { local $?; $bouncer->kill_kill if $bouncer; }
 if ($bouncer_version =~ /PgBouncer 1\.(\d+)/)
 {
-    $place{'through PgBouncer'} = { port => start_bouncer($1), prepare => $1 >= 21 ? JSON::PP::true : JSON::PP::false };
+    $place{'through PgBouncer'} = { port => start_bouncer($1), db => 'one', prepare => $1 >= 21 ? JSON::PP::true : JSON::PP::false };
 }
 
 # Fewer server connections than a client's pool has.
@@ -65,6 +68,7 @@ sub start_bouncer
     append_to_file("$dir/ini", <<"INI");
 [databases]
 infra = host=@{[ $k->node->host ]} port=@{[ $k->node->port ]} dbname=infra
+one = host=@{[ $k->node->host ]} port=@{[ $k->node->port ]} dbname=infra pool_size=1
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = $port
@@ -112,8 +116,11 @@ my $each = CHECKS / (4 * keys %place);
 my %all = (checked => 0, mismatches => 0, rows => 0);
 foreach my $how (sort keys %place)
 {
-    my $asked = encode_json({ url => "postgres://service\@127.0.0.1:$place{$how}{port}/infra", prepare => $place{$how}{prepare}, tenants => \@tenants, checks => $each });
-    my ($status, $out, $err) = command('timeout', '-k', '10', 150 * $slow, 'node', "$dir/npm/clients.mjs", $asked);
+    my $url = "postgres://service\@127.0.0.1:$place{$how}{port}";
+    my $alternations = ALTERNATIONS / ($how eq 'directly' && keys %place > 1 ? 10 : 1);
+    my $asked = encode_json({ url => "$url/infra", prepare => $place{$how}{prepare}, tenants => \@tenants, checks => $each,
+            pair_url => "$url/$place{$how}{db}", pairs => [ map { [ "$_-a", "$_-b" ] } qw(row schema solo) ], alternations => $alternations });
+    my ($status, $out, $err) = command('timeout', '-k', '10', 300 * $slow, 'node', "$dir/npm/clients.mjs", $asked);
     is($status, 0, "the clients have come to their end, $how") or diag($err);
     my @reports = map { decode_json($_) } split /\n/, $out;
     is(scalar @reports, 4, "four clients, $how");
@@ -124,6 +131,7 @@ foreach my $how (sort keys %place)
             or diag(encode_json($report->{tenants}{$_})) foreach @tenants;
         is_deeply($report->{without}, [ ('KR001') x 9 ], "$name: without a tenant there is KR001, on every connection");
         is_deeply($report->{turns}, { checked => $each, mismatches => 0, rows => 5 * $each }, "$name: tenants in turns see their own rows");
+        is_deeply($report->{pairs}, { checked => $alternations, mismatches => 0, rows => 5 * $alternations }, "$name: two clients of one pool alternate $alternations times");
         $all{$_} += $report->{turns}{$_} foreach keys %all;
     }
 }
