@@ -2,157 +2,65 @@
 -- an owner, limits of usage, subscriptions, bad input, plans, and the way back.
 --
 -- Every table that the blueprint makes must have its line in the matrix below, and
--- every function its line further down, or this file fails.
+-- every function its line in the list, or this file fails.
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 SELECT * FROM no_plan();
 SET LOCAL client_min_messages = error;
 
-CREATE SCHEMA ct;
-GRANT USAGE ON SCHEMA ct TO PUBLIC;
-
--- All that a migration could leave behind, with privileges.
-CREATE FUNCTION ct.snapshot() RETURNS SETOF text LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('class %s %s %s %s', o.oid::regclass, o.relkind, o.relowner::regrole, o.relacl) FROM pg_class o WHERE o.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('function %s %s %s', o.oid::regprocedure, o.proowner::regrole, o.proacl) FROM pg_proc o WHERE o.pronamespace::regnamespace::text !~ '^pg_temp'
-    UNION ALL SELECT format('type %s %s', o.oid::regtype, o.typacl) FROM pg_type o WHERE o.typnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('schema %s %s', o.nspname, o.nspacl) FROM pg_namespace o WHERE o.nspname !~ '^pg_'
-    UNION ALL SELECT format('trigger %s %s', o.tgrelid::regclass, o.tgname) FROM pg_trigger o WHERE NOT o.tgisinternal
-    UNION ALL SELECT format('policy %s %s', o.polrelid::regclass, o.polname) FROM pg_policy o
-    UNION ALL SELECT format('constraint %s %s', o.conrelid::regclass, o.conname) FROM pg_constraint o
-    UNION ALL SELECT format('attribute %s %s %s', o.attrelid::regclass, o.attname, o.attacl) FROM pg_attribute o JOIN pg_class c ON c.oid = o.attrelid WHERE o.attnum > 0 AND c.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('default acl %s', o) FROM pg_default_acl o
-$$;
+\ir ../lib/infra.sql
 
 SELECT throws_ok('SELECT kessel.consume(gen_random_uuid())', '55000', NULL, 'without the blueprint there are no agents');
 SELECT * FROM kessel.setup('{core}') \g /dev/null
-CREATE TEMP TABLE before AS SELECT * FROM ct.snapshot() AS object;
-CREATE TEMP TABLE objects AS SELECT 'pg_class'::regclass AS class, oid FROM pg_class UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc;
-SELECT * FROM kessel.setup('{enterprise}') \g /dev/null
-CREATE TEMP TABLE made AS SELECT * FROM ct.snapshot() AS object;
-SELECT cmp_ok((SELECT count(*)::integer FROM made), '>', (SELECT count(*)::integer FROM before) + 100, 'setup makes much');
+CREATE TABLE ct.before AS SELECT array(SELECT ct.snapshot()) AS all;
+SELECT ct.check_ways('enterprise');
 SELECT throws_ok('SELECT kessel.teardown(''core'')', '55000', NULL, 'core is needed');
-SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM made', 'nothing that was there is changed');
-CREATE FUNCTION ct.step(back_to integer) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM kessel.teardown('enterprise', back_to);
-    PERFORM kessel.setup('{enterprise}');
-    RETURN (SELECT string_agg(object, E'\n') FROM (SELECT object FROM made EXCEPT SELECT ct.snapshot()) AS d);
-END $$;
-SELECT is(ct.step(m.version - 1), NULL, 'back to version ' || m.version - 1 || ' and forth') FROM kessel.migrations m WHERE m.blueprint = 'enterprise' ORDER BY m.version DESC;
 
 --
--- People of organization A: its owner, admin, member, viewer, and ex, who was one; b owns B; app is an
--- administrator of the app; anon, and the service.
+-- People of organization A: a, its owner; deputy, its admin; member, viewer; and ex, who was one. b owns B; admin is
+-- an administrator of the app; free has none, and nobody is no user.
 --
-CREATE TABLE ct.people (who text PRIMARY KEY, role name, id uuid);
+SELECT ct.populate() \g /dev/null
 INSERT INTO ct.people SELECT w, 'authenticated', ('00000000-0000-4000-9000-0000000000' || n)::uuid
-FROM (VALUES ('owner', 'a0'), ('admin', 'a1'), ('member', 'a2'), ('viewer', 'a3'), ('ex', 'e0'), ('b', 'b0'), ('app', 'ad'), ('free', 'f0')) v(w, n)
-UNION ALL VALUES ('anon', 'anon', NULL::uuid), ('service', 'service_role', NULL), ('nobody', 'authenticated', NULL);
-INSERT INTO auth.users (id, email) SELECT id, who || '@example.com' FROM ct.people WHERE id IS NOT NULL;
-UPDATE profiles SET role = 'superuser' WHERE email = 'app@example.com';
-
--- Runs a statement as somebody and takes it back. Returns rows, or - where the
--- privilege is missing, ! where a policy refuses a row, or another SQLSTATE.
-CREATE FUNCTION ct.try(somebody text, statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    person ct.people;
-    result text;
-    rows bigint;
-BEGIN
-    SELECT * INTO STRICT person FROM ct.people WHERE who = somebody;
-    BEGIN
-        PERFORM set_config('request.jwt.claims', jsonb_strip_nulls(jsonb_build_object('sub', person.id, 'role', person.role))::text, true);
-        EXECUTE format('SET LOCAL ROLE %I', person.role);
-        EXECUTE statement;
-        GET DIAGNOSTICS rows = ROW_COUNT;
-        result := rows;
-        RAISE EXCEPTION 'taken back' USING ERRCODE = 'CT000';
-    EXCEPTION WHEN SQLSTATE 'CT000' THEN
-        NULL;
-    WHEN OTHERS THEN
-        result := CASE WHEN SQLSTATE = '42501' THEN CASE WHEN SQLERRM LIKE '%row-level security%' THEN '!' ELSE '-' END ELSE SQLSTATE END;
-    END;
-    RETURN result;
-END $$;
-
--- What a query of somebody returns, as text; with keep it is not taken back.
-CREATE FUNCTION ct.ask(somebody text, query text, keep boolean DEFAULT false) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    person ct.people;
-    result text;
-BEGIN
-    SELECT * INTO STRICT person FROM ct.people WHERE who = somebody;
-    BEGIN
-        PERFORM set_config('request.jwt.claims', jsonb_strip_nulls(jsonb_build_object('sub', person.id, 'role', person.role))::text, true);
-        EXECUTE format('SET LOCAL ROLE %I', person.role);
-        EXECUTE query INTO result;
-        IF keep THEN
-            RESET ROLE;
-            RETURN result;
-        END IF;
-        RAISE EXCEPTION 'taken back' USING ERRCODE = 'CT000';
-    EXCEPTION WHEN SQLSTATE 'CT000' THEN
-        NULL;
-    WHEN OTHERS THEN
-        result := SQLSTATE;
-    END;
-    RETURN result;
-END $$;
-CREATE FUNCTION ct.id(somebody text) RETURNS uuid LANGUAGE sql AS $$ SELECT id FROM ct.people WHERE who = somebody $$;
+FROM (VALUES ('deputy', 'a1'), ('member', 'a2'), ('viewer', 'a3'), ('free', 'f0')) v(w, n)
+UNION ALL VALUES ('nobody', 'authenticated', NULL::uuid);
+INSERT INTO auth.users (id, email) SELECT id, who || '@example.com' FROM ct.people WHERE who IN ('deputy', 'member', 'viewer', 'free');
 
 CREATE TABLE ct.organizations (name text, id uuid);
 GRANT SELECT ON ct.organizations TO PUBLIC;
-INSERT INTO ct.organizations VALUES ('A', ct.ask('owner', 'SELECT create_organization(''A'', ''a'')', true)::uuid), ('B', ct.ask('b', 'SELECT create_organization(name => ''B'')', true)::uuid);
+INSERT INTO ct.organizations VALUES ('A', ct.ask('a', 'SELECT create_organization(''A'', ''a'')', true)::uuid), ('B', ct.ask('b', 'SELECT create_organization(name => ''B'')', true)::uuid);
 SELECT results_eq('SELECT o.name, o.slug, m.user_id, m.role FROM organizations o JOIN organization_members m ON m.organization_id = o.id ORDER BY 1',
-    $$VALUES ('A', 'a', ct.id('owner'), 'owner'), ('B', NULL, ct.id('b'), 'owner')$$, 'who makes an organization owns it');
-SELECT is(ct.ask('owner', format('INSERT INTO organization_members (organization_id, user_id, role) SELECT o.id, v.u, v.r FROM ct.organizations o, (VALUES (%L::uuid, ''admin''), (%L, ''member''), (%L, ''viewer''), (%L, ''member'')) v(u, r) WHERE o.name = ''A'' RETURNING role',
-    ct.id('admin'), ct.id('member'), ct.id('viewer'), ct.id('ex')), true), 'admin', 'who adds members');
-SELECT is(ct.ask('admin', format('DELETE FROM organization_members WHERE user_id = %L RETURNING role', ct.id('ex')), true), 'member', 'an admin removes one');
+    $$VALUES ('A', 'a', ct.id('a'), 'owner'), ('B', NULL, ct.id('b'), 'owner')$$, 'who makes an organization owns it');
+SELECT is(ct.ask('a', format('INSERT INTO organization_members (organization_id, user_id, role) SELECT o.id, v.u, v.r FROM ct.organizations o, (VALUES (%L::uuid, ''admin''), (%L, ''member''), (%L, ''viewer''), (%L, ''member'')) v(u, r) WHERE o.name = ''A'' RETURNING role',
+    ct.id('deputy'), ct.id('member'), ct.id('viewer'), ct.id('ex')), true), 'admin', 'who adds members');
+SELECT is(ct.ask('deputy', format('DELETE FROM organization_members WHERE user_id = %L RETURNING role', ct.id('ex')), true), 'member', 'an admin removes one');
 INSERT INTO enterprise_agents (id, organization_id, name, usage_limit)
 SELECT ('00000000-0000-4000-8000-00000000000' || lower(name))::uuid, id, 'Agent', 10 FROM ct.organizations;
 INSERT INTO agent_usage SELECT id, 'month', date_trunc('month', now(), 'UTC') - interval '1 month', 3 FROM enterprise_agents;
 INSERT INTO subscriptions (organization_id, plan, amount) SELECT id, 'enterprise', 1000 FROM ct.organizations;
 INSERT INTO subscriptions (user_id, plan) VALUES (ct.id('member'), 'basic');
 
---
--- The matrix: rows read, inserted, updated, deleted; - no privilege, ! refused by a policy.
---
-CREATE TABLE ct.matrix (tab regclass PRIMARY KEY, ins text, upd text, anon text, nobody text, owner text, admin text, member text, viewer text, ex text, b text, app text, free text, service text);
 INSERT INTO ct.matrix VALUES
-    ('organizations', format('(name, created_by) VALUES (''n'', %L)', ct.id('free')), 'name = ''x''',
-        '- - - -', '0 - 0 0', '1 - 1 1', '1 - 1 0', '1 - 0 0', '1 - 0 0', '0 - 0 0', '1 - 1 1', '0 - 0 0', '0 - 0 0', '2 1 2 2'),
+    ('organizations', '', format('(name, created_by) VALUES (''n'', %L)', ct.id('free')), 'name = ''x''', 'true',
+        '- - - -', '1 - 1 1', '1 - 1 1', '0 - 0 0', '0 - 0 0', '2 1 2 2',
+        '{"nobody": "0 - 0 0", "deputy": "1 - 1 0", "member": "1 - 0 0", "viewer": "1 - 0 0", "free": "0 - 0 0"}'),
     -- A new member of A; the last owner cannot become something else, nor go.
-    ('organization_members', format('(organization_id, user_id, role) SELECT id, %L, ''member'' FROM ct.organizations WHERE name = ''A''', ct.id('free')), 'role = ''viewer''',
-        '- - - -', '0 ! 0 0', '4 1 23001 23001', '4 1 3 3', '4 ! 0 1', '4 ! 0 1', '0 ! 0 0', '1 ! 23001 23001', '0 ! 0 0', '0 ! 0 0', '5 1 23001 23001'),
-    ('enterprise_agents', '(organization_id, name) SELECT id, ''n'' FROM ct.organizations WHERE name = ''A''', 'is_active = false',
-        '- - - -', '0 ! 0 0', '1 1 1 1', '1 1 1 1', '1 ! 0 0', '1 ! 0 0', '0 ! 0 0', '1 ! 1 1', '0 ! 0 0', '0 ! 0 0', '2 1 2 2'),
-    ('agent_usage', $$(agent_id, usage_period, period_start, used) VALUES ('00000000-0000-4000-8000-00000000000a', 'day', now(), 1)$$, 'used = 0',
-        '- - - -', '0 - - -', '1 - - -', '1 - - -', '1 - - -', '1 - - -', '0 - - -', '1 - - -', '0 - - -', '0 - - -', '2 1 2 2'),
-    ('subscriptions', format('(user_id) VALUES (%L)', ct.id('free')), 'plan = ''free''',
-        '- - - -', '0 - - -', '1 - - -', '1 - - -', '1 - - -', '0 - - -', '0 - - -', '1 - - -', '0 - - -', '0 - - -', '3 1 3 3');
-
-SELECT is_empty($$ SELECT c.oid::regclass FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relnamespace IN ('public'::regnamespace, 'infra'::regnamespace)
-    AND (c.oid, 'pg_class'::regclass) NOT IN (SELECT oid, class FROM objects) EXCEPT SELECT tab FROM ct.matrix $$, 'every table is in the matrix');
-SELECT ok(c.relrowsecurity, c.oid::regclass || ' has row security') FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid;
-SELECT is(concat_ws(' ', ct.try(p.who, format('SELECT FROM %s', m.tab)), ct.try(p.who, format('INSERT INTO %s %s', m.tab, m.ins)),
-                         ct.try(p.who, format('UPDATE %s SET %s', m.tab, m.upd)), ct.try(p.who, format('DELETE FROM %s', m.tab))),
-          to_jsonb(m) ->> p.who, format('%s as %s', m.tab, p.who))
-FROM ct.matrix m, ct.people p ORDER BY m.tab::text, p.who;
-SELECT is(ct.try(p.who, format('TRUNCATE %s CASCADE', m.tab)), '-', format('%s cannot be emptied by %s', m.tab, p.who)) FROM ct.matrix m, ct.people p;
-SELECT results_eq($$
-    SELECT p.oid::regprocedure::text,
-           concat_ws(' ', CASE WHEN has_function_privilege('anon', p.oid, 'EXECUTE') THEN 'anon' END, CASE WHEN has_function_privilege('authenticated', p.oid, 'EXECUTE') THEN 'authenticated' END,
-                     CASE WHEN has_function_privilege('service_role', p.oid, 'EXECUTE') THEN 'service_role' END)
-    FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND (p.oid, 'pg_proc'::regclass) NOT IN (SELECT oid, class FROM objects)
-    ORDER BY p.oid::regprocedure::text COLLATE "C" $$,
-$$VALUES ('consume(uuid,bigint)', 'authenticated service_role'), ('create_organization(text,text)', 'authenticated'), ('infra.consume(uuid,bigint)', 'authenticated service_role'),
-    ('infra.consume_any(uuid,bigint)', 'service_role'), ('infra.consume_own(uuid,bigint)', 'authenticated'), ('infra.first_owner()', ''), ('infra.keep_owner()', ''),
-    ('infra.my_agents(text[])', 'authenticated'), ('infra.my_organizations(text[])', 'authenticated'), ('infra.period_start(text,timestamp with time zone)', '')$$, 'who may call which function');
-SELECT is_empty($$ SELECT p.oid::regprocedure FROM pg_proc p WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT oid, class FROM objects) AND p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace)
-    AND p.prosqlbody IS NULL AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}' $$, 'each has its search_path');
-SELECT is_empty($$ SELECT c.oid::regclass FROM pg_class c WHERE c.relkind = 'r' AND (c.oid, 'pg_class'::regclass) NOT IN (SELECT oid, class FROM objects) AND c.relnamespace = 'public'::regnamespace AND obj_description(c.oid, 'pg_class') IS NULL
-    UNION ALL SELECT p.oid FROM pg_proc p WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT oid, class FROM objects) AND p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND obj_description(p.oid, 'pg_proc') IS NULL $$, 'all have comments');
+    ('organization_members', '', format('(organization_id, user_id, role) SELECT id, %L, ''member'' FROM ct.organizations WHERE name = ''A''', ct.id('free')), 'role = ''viewer''', 'true',
+        '- - - -', '4 1 23001 23001', '1 ! 23001 23001', '0 ! 0 0', '0 ! 0 0', '5 1 23001 23001',
+        '{"nobody": "0 ! 0 0", "deputy": "4 1 3 3", "member": "4 ! 0 1", "viewer": "4 ! 0 1", "free": "0 ! 0 0"}'),
+    ('enterprise_agents', '', '(organization_id, name) SELECT id, ''n'' FROM ct.organizations WHERE name = ''A''', 'is_active = false', 'true',
+        '- - - -', '1 1 1 1', '1 ! 1 1', '0 ! 0 0', '0 ! 0 0', '2 1 2 2',
+        '{"nobody": "0 ! 0 0", "deputy": "1 1 1 1", "member": "1 ! 0 0", "viewer": "1 ! 0 0", "free": "0 ! 0 0"}'),
+    ('agent_usage', '', $$(agent_id, usage_period, period_start, used) VALUES ('00000000-0000-4000-8000-00000000000a', 'day', now(), 1)$$, 'used = 0', 'true',
+        '- - - -', '1 - - -', '1 - - -', '0 - - -', '0 - - -', '2 1 2 2',
+        '{"nobody": "0 - - -", "deputy": "1 - - -", "member": "1 - - -", "viewer": "1 - - -", "free": "0 - - -"}'),
+    ('subscriptions', '', format('(user_id) VALUES (%L)', ct.id('free')), 'plan = ''free''', 'true',
+        '- - - -', '1 - - -', '1 - - -', '0 - - -', '0 - - -', '3 1 3 3',
+        '{"nobody": "0 - - -", "deputy": "1 - - -", "member": "1 - - -", "viewer": "0 - - -", "free": "0 - - -"}');
+INSERT INTO ct.functions VALUES ('consume(uuid,bigint)', 'authenticated service_role'), ('create_organization(text,text)', 'authenticated'), ('infra.consume(uuid,bigint)', 'authenticated service_role'),
+    ('infra.consume_any(uuid,bigint)', 'service_role'), ('infra.consume_own(uuid,bigint)', 'authenticated'),
+    ('infra.my_agents(text[])', 'authenticated'), ('infra.my_organizations(text[])', 'authenticated'), ('infra.period_start(text,timestamp with time zone)', '');
+SELECT ct.check_matrix();
 SELECT is_empty($$ SELECT k.conrelid::regclass, k.conname FROM pg_constraint k JOIN ct.matrix m ON m.tab = k.conrelid
     WHERE k.contype = 'f' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.conrelid AND i.indkey[0] = k.conkey[1]) $$, 'every foreign key has its index');
 
@@ -160,54 +68,54 @@ SELECT is_empty($$ SELECT k.conrelid::regclass, k.conname FROM pg_constraint k J
 -- Membership
 --
 SELECT is(ct.try('member', 'UPDATE organization_members SET role = ''owner'''), '0', 'a member gives no roles');
-SELECT is(ct.try('admin', format('UPDATE organization_members SET role = ''owner'' WHERE user_id = %L', ct.id('admin'))), '!', 'an admin does not become an owner');
-SELECT is(ct.try('admin', format('INSERT INTO organization_members (organization_id, user_id, role) SELECT id, %L, ''owner'' FROM ct.organizations WHERE name = ''A''', ct.id('free'))), '!', 'nor makes one');
-SELECT is(ct.try('admin', format('UPDATE organization_members SET role = ''viewer'' WHERE user_id = %L', ct.id('owner'))), '0', 'nor touches one');
-SELECT is(ct.try('admin', format('DELETE FROM organization_members WHERE user_id = %L', ct.id('owner'))), '0', 'nor removes one');
-SELECT is(ct.try('owner', format('UPDATE organization_members SET organization_id = (SELECT id FROM ct.organizations WHERE name = ''B'') WHERE user_id = %L', ct.id('viewer'))), '-', 'a membership stays where it is');
-SELECT is(ct.try('owner', format('UPDATE organization_members SET user_id = %L WHERE user_id = %L', ct.id('free'), ct.id('viewer'))), '-', 'and whose it is');
-SELECT is(ct.try('owner', format('INSERT INTO organization_members (organization_id, user_id) SELECT id, %L FROM ct.organizations WHERE name = ''B''', ct.id('owner'))), '!', 'nobody joins another organization');
-SELECT is(ct.try(who, replace(replace(statement, '@own', quote_literal(ct.id(who))), '@owner', quote_literal(ct.id('owner')))), '!', who || ' is not raised, nor an owner lowered: ' || statement) FROM (VALUES
-    ('admin', $$INSERT INTO organization_members (organization_id, user_id, role) SELECT id, @own, 'member' FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'owner'$$),
-    ('admin', $$INSERT INTO organization_members (organization_id, user_id, role) SELECT id, @own, 'owner' FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO NOTHING$$),
-    ('admin', $$INSERT INTO organization_members (organization_id, user_id) SELECT organization_id, user_id FROM organization_members WHERE role = 'owner' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'viewer'$$),
-    ('admin', $$MERGE INTO organization_members m USING (VALUES (@own::uuid)) v(u) ON m.user_id = v.u WHEN MATCHED THEN UPDATE SET role = 'owner'$$),
-    ('admin', $$MERGE INTO organization_members m USING (VALUES ('owner')) v(r) ON m.role = v.r WHEN MATCHED THEN DELETE$$),
+SELECT is(ct.try('deputy', format('UPDATE organization_members SET role = ''owner'' WHERE user_id = %L', ct.id('deputy'))), '!', 'an admin does not become an owner');
+SELECT is(ct.try('deputy', format('INSERT INTO organization_members (organization_id, user_id, role) SELECT id, %L, ''owner'' FROM ct.organizations WHERE name = ''A''', ct.id('free'))), '!', 'nor makes one');
+SELECT is(ct.try('deputy', format('UPDATE organization_members SET role = ''viewer'' WHERE user_id = %L', ct.id('a'))), '0', 'nor touches one');
+SELECT is(ct.try('deputy', format('DELETE FROM organization_members WHERE user_id = %L', ct.id('a'))), '0', 'nor removes one');
+SELECT is(ct.try('a', format('UPDATE organization_members SET organization_id = (SELECT id FROM ct.organizations WHERE name = ''B'') WHERE user_id = %L', ct.id('viewer'))), '-', 'a membership stays where it is');
+SELECT is(ct.try('a', format('UPDATE organization_members SET user_id = %L WHERE user_id = %L', ct.id('free'), ct.id('viewer'))), '-', 'and whose it is');
+SELECT is(ct.try('a', format('INSERT INTO organization_members (organization_id, user_id) SELECT id, %L FROM ct.organizations WHERE name = ''B''', ct.id('a'))), '!', 'nobody joins another organization');
+SELECT is(ct.try(who, replace(replace(statement, '@own', quote_literal(ct.id(who))), '@owner', quote_literal(ct.id('a')))), '!', who || ' is not raised, nor an owner lowered: ' || statement) FROM (VALUES
+    ('deputy', $$INSERT INTO organization_members (organization_id, user_id, role) SELECT id, @own, 'member' FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'owner'$$),
+    ('deputy', $$INSERT INTO organization_members (organization_id, user_id, role) SELECT id, @own, 'owner' FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO NOTHING$$),
+    ('deputy', $$INSERT INTO organization_members (organization_id, user_id) SELECT organization_id, user_id FROM organization_members WHERE role = 'owner' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'viewer'$$),
+    ('deputy', $$MERGE INTO organization_members m USING (VALUES (@own::uuid)) v(u) ON m.user_id = v.u WHEN MATCHED THEN UPDATE SET role = 'owner'$$),
+    ('deputy', $$MERGE INTO organization_members m USING (VALUES ('owner')) v(r) ON m.role = v.r WHEN MATCHED THEN DELETE$$),
     ('member', $$INSERT INTO organization_members (organization_id, user_id) SELECT id, @own FROM ct.organizations WHERE name = 'A' ON CONFLICT (organization_id, user_id) DO UPDATE SET role = 'owner'$$),
     ('member', $$WITH d AS (DELETE FROM organization_members WHERE user_id = @own RETURNING *) INSERT INTO organization_members (organization_id, user_id, role) SELECT organization_id, user_id, 'owner' FROM d$$),
     ('b', $$WITH o AS (SELECT create_organization('C')) INSERT INTO organization_members (organization_id, user_id) SELECT c.id, @own FROM ct.organizations c, o WHERE c.name = 'A'$$)) v(who, statement);
 SELECT is(ct.try('viewer', 'DELETE FROM organization_members'), '1', 'anybody leaves');
 SELECT is(ct.ask('ex', 'SELECT count(*) FROM organization_members'), '0', 'an ex-member sees nobody');
-SELECT is(ct.try('owner', 'UPDATE organizations SET ' || s), '-', 'not for members: ' || s) FROM unnest(ARRAY['tenant_id = NULL', 'created_by = NULL', 'id = gen_random_uuid()', 'created_at = now()']) s;
-SELECT is(ct.try('owner', 'UPDATE enterprise_agents SET ' || s), '-', 'not for members: ' || s) FROM unnest(ARRAY['usage_limit = NULL', 'usage_period = ''hour''', 'organization_id = gen_random_uuid()', 'id = gen_random_uuid()']) s;
-SELECT is(ct.try('owner', 'INSERT INTO enterprise_agents (organization_id, name, usage_limit) SELECT id, ''n'', 5 FROM ct.organizations'), '-', 'nobody gives an own agent a limit');
-SELECT is(ct.ask('owner', 'INSERT INTO enterprise_agents (organization_id, name) SELECT id, ''n'' FROM ct.organizations WHERE name = ''A'' RETURNING usage_limit'), '0', 'a new one may use nothing yet');
-SELECT is(ct.ask('viewer', 'SELECT count(*) FROM subscriptions') || ct.ask('member', 'SELECT string_agg(plan, '','') FROM subscriptions') || ct.ask('admin', 'SELECT string_agg(plan, '','') FROM subscriptions'), '0basicenterprise', 'what is paid is for owners and admins');
+SELECT is(ct.try('a', 'UPDATE organizations SET ' || s), '-', 'not for members: ' || s) FROM unnest(ARRAY['tenant_id = NULL', 'created_by = NULL', 'id = gen_random_uuid()', 'created_at = now()']) s;
+SELECT is(ct.try('a', 'UPDATE enterprise_agents SET ' || s), '-', 'not for members: ' || s) FROM unnest(ARRAY['usage_limit = NULL', 'usage_period = ''hour''', 'organization_id = gen_random_uuid()', 'id = gen_random_uuid()']) s;
+SELECT is(ct.try('a', 'INSERT INTO enterprise_agents (organization_id, name, usage_limit) SELECT id, ''n'', 5 FROM ct.organizations'), '-', 'nobody gives an own agent a limit');
+SELECT is(ct.ask('a', 'INSERT INTO enterprise_agents (organization_id, name) SELECT id, ''n'' FROM ct.organizations WHERE name = ''A'' RETURNING usage_limit'), '0', 'a new one may use nothing yet');
+SELECT is(ct.ask('viewer', 'SELECT count(*) FROM subscriptions') || ct.ask('member', 'SELECT string_agg(plan, '','') FROM subscriptions') || ct.ask('deputy', 'SELECT string_agg(plan, '','') FROM subscriptions'), '0basicenterprise', 'what is paid is for owners and admins');
 
-SELECT throws_ok(format('DELETE FROM auth.users WHERE id = %L', ct.id('owner')), '23001', NULL, 'the last owner''s user stays');
-SELECT throws_ok(format('DELETE FROM organization_members WHERE user_id = %L', ct.id('owner')), '23001', NULL, 'even for whom policies do not count');
+SELECT throws_ok(format('DELETE FROM auth.users WHERE id = %L', ct.id('a')), '23001', NULL, 'the last owner''s user stays');
+SELECT throws_ok(format('DELETE FROM organization_members WHERE user_id = %L', ct.id('a')), '23001', NULL, 'even for whom policies do not count');
 SAVEPOINT s;
-SELECT is(ct.ask('owner', format('UPDATE organization_members SET role = CASE WHEN user_id = %L THEN ''owner'' ELSE ''member'' END WHERE user_id IN (%1$L, %L) RETURNING 1', ct.id('member'), ct.id('owner')), true), '1', 'an owner hands over in one statement');
-SELECT lives_ok(format('DELETE FROM auth.users WHERE id = %L', ct.id('owner')), 'and may go');
+SELECT is(ct.ask('a', format('UPDATE organization_members SET role = CASE WHEN user_id = %L THEN ''owner'' ELSE ''member'' END WHERE user_id IN (%1$L, %L) RETURNING 1', ct.id('member'), ct.id('a')), true), '1', 'an owner hands over in one statement');
+SELECT lives_ok(format('DELETE FROM auth.users WHERE id = %L', ct.id('a')), 'and may go');
 SELECT is((SELECT created_by FROM organizations WHERE name = 'A'), NULL, 'who made it is forgotten');
 ROLLBACK TO s;
 SET CONSTRAINTS ALL DEFERRED;
-DELETE FROM organization_members WHERE user_id = ct.id('owner');
+DELETE FROM organization_members WHERE user_id = ct.id('a');
 UPDATE organization_members SET role = 'owner' WHERE user_id = ct.id('member');
 SELECT lives_ok('SET CONSTRAINTS ALL IMMEDIATE', 'or in several, where the check waits');
 DELETE FROM organizations;
 SELECT is_empty('SELECT FROM organization_members UNION ALL SELECT FROM enterprise_agents UNION ALL SELECT FROM agent_usage', 'an organization takes all with it');
 ROLLBACK TO s;
 DELETE FROM organization_members WHERE role <> 'owner';
-SELECT is(ct.ask('owner', 'DELETE FROM organizations RETURNING name'), 'A', 'an owner ends it');
+SELECT is(ct.ask('a', 'DELETE FROM organizations RETURNING name'), 'A', 'an owner ends it');
 ROLLBACK TO s;
 
 --
 -- consume
 --
 SELECT is(ct.ask(w, c), result, format('%s: %s', w, c)) FROM (VALUES
-    ('owner', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'', 4)', '6'),
-    ('admin', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '9'),
+    ('a', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'', 4)', '6'),
+    ('deputy', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '9'),
     ('member', 'SELECT kessel.consume(''00000000-0000-4000-8000-00000000000a'', 10)', '0'),
     ('member', 'SELECT kessel.consume(''00000000-0000-4000-8000-00000000000a'')', '9'),
     ('service', 'SELECT consume(''00000000-0000-4000-8000-00000000000b'', 4)', '6'),
@@ -215,7 +123,7 @@ SELECT is(ct.ask(w, c), result, format('%s: %s', w, c)) FROM (VALUES
     ('viewer', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42501'),
     ('ex', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42704'),
     ('b', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42704'),
-    ('app', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42704'),
+    ('admin', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42704'),
     ('nobody', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42704'),
     ('anon', 'SELECT consume(''00000000-0000-4000-8000-00000000000a'')', '42501'),
     ('anon', 'SELECT kessel.consume(''00000000-0000-4000-8000-00000000000a'')', '42501'),
@@ -301,15 +209,14 @@ INSERT INTO enterprise_agents (organization_id, name) SELECT id, 'Agent' FROM or
 INSERT INTO agent_usage SELECT id, 'month', '2026-01-01', 1 FROM enterprise_agents;
 INSERT INTO subscriptions (organization_id) SELECT id FROM organizations WHERE name ~ '^O';
 ANALYZE organizations, organization_members, enterprise_agents, agent_usage, subscriptions;
-CREATE TABLE ct.plans AS SELECT query, index, ct.ask('admin', 'EXPLAIN (ANALYZE, BUFFERS, FORMAT json) ' || query)::jsonb -> 0 AS p
+CREATE TABLE ct.plans AS SELECT query, index, ct.ask('deputy', 'EXPLAIN (ANALYZE, BUFFERS, FORMAT json) ' || query)::jsonb -> 0 AS p
 FROM (VALUES ('SELECT * FROM organizations', 'organizations_pkey'), ('SELECT * FROM organization_members', 'organization_members_pkey'), ('SELECT * FROM enterprise_agents', 'enterprise_agents_organization_id_name_key'),
              ('SELECT * FROM agent_usage', 'agent_usage_pkey'), ('SELECT * FROM subscriptions', 'subscriptions_organization_id')) v(query, index);
 SELECT ok(p ->> 'Plan' NOT LIKE '%Seq Scan%' AND p ->> 'Plan' LIKE '%"Index Name": "' || index || '%', query || ' uses its index') FROM ct.plans;
 SELECT cmp_ok((p #>> '{Plan,Shared Hit Blocks}')::integer + (p #>> '{Plan,Shared Read Blocks}')::integer, '<', 80, query || ' reads few blocks') FROM ct.plans;
 
-SELECT lives_ok('SELECT kessel.teardown(''enterprise'', drop_data => true)', 'the way back with rows');
-SELECT is_empty('SELECT object FROM ct.snapshot() AS object WHERE object !~ ''ct\.|schema ct'' EXCEPT SELECT object FROM before', 'leaves nothing');
-SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM ct.snapshot() AS object', 'and takes nothing that was there');
+SELECT ct.check_gone('enterprise', (SELECT b.all FROM ct.before b));
+SELECT is(array(SELECT unnest(b.all) FROM ct.before b EXCEPT SELECT ct.snapshot()), '{}', 'and takes nothing that was there');
 
 SELECT * FROM finish();
 ROLLBACK;

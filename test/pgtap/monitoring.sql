@@ -2,176 +2,67 @@
 -- partitions, summaries, views of the database, bad input, plans, and the way back.
 --
 -- Every table and view that the blueprint makes must have its line in the matrix
--- below, and every function its line further down, or this file fails.
+-- below, and every function its line in the list, or this file fails.
 BEGIN;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 SELECT * FROM no_plan();
 SET LOCAL client_min_messages = error;
 
-CREATE SCHEMA ct;
-GRANT USAGE ON SCHEMA ct TO PUBLIC;
-
--- All that a migration could leave behind, with privileges.
-CREATE FUNCTION ct.snapshot() RETURNS SETOF text LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('class %s %s %s %s', o.oid::regclass, o.relkind, o.relowner::regrole, o.relacl) FROM pg_class o WHERE o.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('function %s %s %s', o.oid::regprocedure, o.proowner::regrole, o.proacl) FROM pg_proc o WHERE o.pronamespace::regnamespace::text !~ '^pg_temp'
-    UNION ALL SELECT format('type %s %s', o.oid::regtype, o.typacl) FROM pg_type o WHERE o.typnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('schema %s %s', o.nspname, o.nspacl) FROM pg_namespace o WHERE o.nspname !~ '^pg_'
-    UNION ALL SELECT format('trigger %s %s', o.tgrelid::regclass, o.tgname) FROM pg_trigger o WHERE NOT o.tgisinternal
-    UNION ALL SELECT format('policy %s %s', o.polrelid::regclass, o.polname) FROM pg_policy o
-    UNION ALL SELECT format('constraint %s %s', o.conrelid::regclass, o.conname) FROM pg_constraint o
-    UNION ALL SELECT format('attribute %s %s %s', o.attrelid::regclass, o.attname, o.attacl) FROM pg_attribute o JOIN pg_class c ON c.oid = o.attrelid WHERE o.attnum > 0 AND c.relnamespace::regnamespace::text !~ '^pg_(toast|temp)'
-    UNION ALL SELECT format('default acl %s', o) FROM pg_default_acl o
-$$;
+\ir ../lib/infra.sql
 
 SELECT * FROM kessel.setup('{core}') \g /dev/null
-CREATE TEMP TABLE before AS SELECT * FROM ct.snapshot() AS object;
-CREATE TEMP TABLE objects AS SELECT 'pg_class'::regclass AS class, oid FROM pg_class UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc;
-SELECT * FROM kessel.setup('{monitoring}') \g /dev/null
-CREATE TEMP TABLE made AS SELECT * FROM ct.snapshot() AS object;
-SELECT cmp_ok((SELECT count(*)::integer FROM made), '>', (SELECT count(*)::integer FROM before) + 100, 'setup makes much');
-SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM made', 'nothing that was there is changed');
-CREATE FUNCTION ct.step(back_to integer) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM kessel.teardown('monitoring', back_to);
-    PERFORM kessel.setup('{monitoring}');
-    RETURN (SELECT string_agg(object, E'\n') FROM (SELECT object FROM made EXCEPT SELECT ct.snapshot()) AS d);
-END $$;
-SELECT is(ct.step(m.version - 1), NULL, 'back to version ' || m.version - 1 || ' and forth') FROM kessel.migrations m WHERE m.blueprint = 'monitoring' ORDER BY m.version DESC;
-
---
--- People: a and b are members of a tenant each, ex was one of a's, admin is an administrator of the app, monitor
--- a role of the database.
---
+CREATE TABLE ct.before AS SELECT array(SELECT ct.snapshot()) AS all;
+SELECT ct.check_ways('monitoring');
+SELECT ct.populate() \g /dev/null
+-- Without a user, and a role of the database.
 CREATE ROLE ct_monitor IN ROLE pg_monitor;
-INSERT INTO app.data_sources (id, name, isolation, conninfo) VALUES ('00000000-0000-4000-8000-0000000000d5', 'ct-source', 'row', '{}');
-INSERT INTO app.tenants (id, slug, name, data_source_id, isolation, tenant_id_in_data_source)
-VALUES ('00000000-0000-4000-8000-00000000000a', 'ct-a', 'A', '00000000-0000-4000-8000-0000000000d5', 'row', 'a'),
-       ('00000000-0000-4000-8000-00000000000b', 'ct-b', 'B', '00000000-0000-4000-8000-0000000000d5', 'row', 'b');
-CREATE TABLE ct.people (who text PRIMARY KEY, role name, id uuid);
-INSERT INTO ct.people VALUES ('anon', 'anon', NULL), ('a', 'authenticated', '00000000-0000-4000-9000-00000000000a'), ('b', 'authenticated', '00000000-0000-4000-9000-00000000000b'),
-    ('ex', 'authenticated', '00000000-0000-4000-9000-0000000000e0'), ('admin', 'authenticated', '00000000-0000-4000-9000-0000000000ad'), ('nobody', 'authenticated', NULL),
-    ('service', 'service_role', NULL), ('monitor', 'ct_monitor', NULL);
-INSERT INTO auth.users (id, email) SELECT id, who || '@example.com' FROM ct.people WHERE id IS NOT NULL;
-UPDATE profiles SET role = 'admin' WHERE email = 'admin@example.com';
-SELECT kessel.add_member('ct-a', '00000000-0000-4000-9000-00000000000a'), kessel.add_member('ct-b', '00000000-0000-4000-9000-00000000000b'),
-       kessel.add_member('ct-a', '00000000-0000-4000-9000-0000000000e0'), kessel.deactivate_member('ct-a', '00000000-0000-4000-9000-0000000000e0') \g /dev/null
-
--- Runs a statement as somebody and takes it back. Returns rows, or - where the
--- privilege is missing, ! where a policy refuses a row, or another SQLSTATE.
-CREATE FUNCTION ct.try(somebody text, statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    person ct.people;
-    result text;
-    rows bigint;
-BEGIN
-    SELECT * INTO STRICT person FROM ct.people WHERE who = somebody;
-    BEGIN
-        PERFORM set_config('request.jwt.claims', jsonb_strip_nulls(jsonb_build_object('sub', person.id, 'role', person.role))::text, true);
-        EXECUTE format('SET LOCAL ROLE %I', person.role);
-        EXECUTE statement;
-        GET DIAGNOSTICS rows = ROW_COUNT;
-        result := rows;
-        RAISE EXCEPTION 'taken back' USING ERRCODE = 'CT000';
-    EXCEPTION WHEN SQLSTATE 'CT000' THEN
-        NULL;
-    WHEN OTHERS THEN
-        result := CASE WHEN SQLSTATE = '42501' THEN CASE WHEN SQLERRM LIKE '%row-level security%' THEN '!' ELSE '-' END ELSE SQLSTATE END;
-    END;
-    RETURN result;
-END $$;
-
--- What a query of somebody returns, as text; with keep it is not taken back.
-CREATE FUNCTION ct.ask(somebody text, query text, keep boolean DEFAULT false) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    person ct.people;
-    result text;
-BEGIN
-    SELECT * INTO STRICT person FROM ct.people WHERE who = somebody;
-    BEGIN
-        PERFORM set_config('request.jwt.claims', jsonb_strip_nulls(jsonb_build_object('sub', person.id, 'role', person.role))::text, true);
-        EXECUTE format('SET LOCAL ROLE %I', person.role);
-        EXECUTE query INTO result;
-        IF keep THEN
-            RESET ROLE;
-            RETURN result;
-        END IF;
-        RAISE EXCEPTION 'taken back' USING ERRCODE = 'CT000';
-    EXCEPTION WHEN SQLSTATE 'CT000' THEN
-        NULL;
-    WHEN OTHERS THEN
-        result := SQLSTATE;
-    END;
-    RETURN result;
-END $$;
-CREATE FUNCTION ct.id(somebody text) RETURNS uuid LANGUAGE sql AS $$ SELECT id FROM ct.people WHERE who = somebody $$;
-
+INSERT INTO ct.people VALUES ('nobody', 'authenticated', NULL), ('monitor', 'ct_monitor', NULL);
 
 INSERT INTO system_logs (created_at, level, message, tenant_id) VALUES ('2026-01-01 12:30Z', 'error', 'of a', '00000000-0000-4000-8000-00000000000a'), ('2026-01-01 12:40Z', 'error', 'of b', '00000000-0000-4000-8000-00000000000b');
 INSERT INTO user_activity (created_at, user_id, action) SELECT '2026-01-01 12:30Z', ct.id(w), 'sign_in' FROM unnest(ARRAY['a', 'b', 'ex']) w;
 INSERT INTO performance_metrics (created_at, name, value, unit) VALUES ('2026-01-01 12:30Z', 'latency', 5, 'ms'), ('2026-01-01 12:40Z', 'latency', 15, 'ms');
 
---
--- The matrix: rows read, inserted, updated, deleted; - no privilege, ! refused by a policy, + ten rows or more,
--- V no view can do that.
---
-CREATE TABLE ct.matrix (tab regclass PRIMARY KEY, ins text, upd text, anon text, nobody text, a text, b text, ex text, admin text, service text, monitor text);
-INSERT INTO ct.matrix VALUES
-    ('system_logs', '(message) VALUES (''m'')', 'message = ''x''',
-        '- - - -', '0 - - -', '0 - - -', '0 - - -', '0 - - -', '2 - - -', '2 1 - -', '- - - -'),
+INSERT INTO ct.matrix SELECT v.tab, '', v.ins, v.upd, v.condition, v.anon, v.a, v.b, v.ex, v.admin, v.service, jsonb_build_object('nobody', v.nobody, 'monitor', v.monitor) FROM (VALUES
+    ('system_logs'::regclass, '(message) VALUES (''m'')', 'message = ''x''', 'true',
+        '- - - -', '0 - - -', '0 - - -', '0 - - -', '2 - - -', '2 1 - -', '0 - - -', '- - - -'),
     -- One inserts for oneself: here for b.
-    ('user_activity', format('(user_id, action) VALUES (%L, ''x'')', ct.id('b')), 'action = ''x''',
-        '- - - -', '0 ! - -', '1 ! - -', '1 1 - -', '1 ! - -', '3 ! - -', '3 1 - -', '- - - -'),
-    ('performance_metrics', '(name, value) VALUES (''x'', 1)', 'value = 1',
-        '- - - -', '0 - - -', '0 - - -', '0 - - -', '0 - - -', '2 - - -', '2 1 - -', '- - - -'),
-    ('monitoring_rules', '(table_name) VALUES (''x'')', 'keep_months = 5',
-        '- - - -', '0 - 0 -', '0 - 0 -', '0 - 0 -', '0 - 0 -', '3 - 3 -', '3 - 3 -', '- - - -'),
-    ('log_summary', '(count) VALUES (1)', 'count = 1',
-        '- V V V', '0 V V V', '0 V V V', '0 V V V', '0 V V V', '2 V V V', '2 V V V', '- V V V'),
-    ('activity_summary', '(count) VALUES (1)', 'count = 1',
-        '- V V V', '0 V V V', '1 V V V', '1 V V V', '1 V V V', '3 V V V', '3 V V V', '- V V V'),
-    ('metric_summary', '(count) VALUES (1)', 'count = 1',
-        '- V V V', '0 V V V', '0 V V V', '0 V V V', '0 V V V', '1 V V V', '1 V V V', '- V V V'),
-    ('slow_queries', '(calls) VALUES (1)', 'calls = 1',
-        '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '0 V V V', '0 V V V'),
-    ('index_usage', '(scans) VALUES (1)', 'scans = 1',
-        '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '+ V V V', '+ V V V'),
-    ('table_sizes', '(total_bytes) VALUES (1)', 'total_bytes = 1',
-        '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '+ V V V', '+ V V V'),
-    ('infra.log_counts', '(hour, level, source, count) VALUES (now(), ''x'', ''x'', 1)', 'count = 1',
-        '- - - -', '0 - - -', '0 - - -', '0 - - -', '0 - - -', '2 - - -', '2 - - -', '- - - -'),
-    ('infra.activity_counts', '(day, user_id, action, count) VALUES (now(), gen_random_uuid(), ''x'', 1)', 'count = 1',
-        '- - - -', '0 - - -', '1 - - -', '1 - - -', '1 - - -', '3 - - -', '3 - - -', '- - - -'),
-    ('infra.metric_sums', '(hour, name, unit, count, sum, min, max) VALUES (now(), ''x'', '''', 1, 1, 1, 1)', 'count = 1',
-        '- - - -', '0 - - -', '0 - - -', '0 - - -', '0 - - -', '1 - - -', '1 - - -', '- - - -');
+    ('user_activity', format('(user_id, action) VALUES (%L, ''x'')', ct.id('b')), 'action = ''x''', 'true',
+        '- - - -', '1 ! - -', '1 1 - -', '1 ! - -', '3 ! - -', '3 1 - -', '0 ! - -', '- - - -'),
+    ('performance_metrics', '(name, value) VALUES (''x'', 1)', 'value = 1', 'true',
+        '- - - -', '0 - - -', '0 - - -', '0 - - -', '2 - - -', '2 1 - -', '0 - - -', '- - - -'),
+    ('monitoring_rules', '(table_name) VALUES (''x'')', 'keep_months = 5', 'true',
+        '- - - -', '0 - 0 -', '0 - 0 -', '0 - 0 -', '3 - 3 -', '3 - 3 -', '0 - 0 -', '- - - -'),
+    ('log_summary', '(count) VALUES (1)', 'count = 1', 'true',
+        '- V V V', '0 V V V', '0 V V V', '0 V V V', '2 V V V', '2 V V V', '0 V V V', '- V V V'),
+    ('activity_summary', '(count) VALUES (1)', 'count = 1', 'true',
+        '- V V V', '1 V V V', '1 V V V', '1 V V V', '3 V V V', '3 V V V', '0 V V V', '- V V V'),
+    ('metric_summary', '(count) VALUES (1)', 'count = 1', 'true',
+        '- V V V', '0 V V V', '0 V V V', '0 V V V', '1 V V V', '1 V V V', '0 V V V', '- V V V'),
+    ('slow_queries', '(calls) VALUES (1)', 'calls = 1', 'true',
+        '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '0 V V V', '- V V V', '0 V V V'),
+    ('index_usage', '(scans) VALUES (1)', 'scans = 1', 'index_name = ''profiles_pkey''',
+        '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '1 V V V', '- V V V', '1 V V V'),
+    ('table_sizes', '(total_bytes) VALUES (1)', 'total_bytes = 1', 'table_name = ''profiles''',
+        '- V V V', '- V V V', '- V V V', '- V V V', '- V V V', '1 V V V', '- V V V', '1 V V V'),
+    ('infra.log_counts', '(hour, level, source, count) VALUES (now(), ''x'', ''x'', 1)', 'count = 1', 'true',
+        '- - - -', '0 - - -', '0 - - -', '0 - - -', '2 - - -', '2 - - -', '0 - - -', '- - - -'),
+    ('infra.activity_counts', '(day, user_id, action, count) VALUES (now(), gen_random_uuid(), ''x'', 1)', 'count = 1', 'true',
+        '- - - -', '1 - - -', '1 - - -', '1 - - -', '3 - - -', '3 - - -', '0 - - -', '- - - -'),
+    ('infra.metric_sums', '(hour, name, unit, count, sum, min, max) VALUES (now(), ''x'', '''', 1, 1, 1, 1)', 'count = 1', 'true',
+        '- - - -', '0 - - -', '0 - - -', '0 - - -', '1 - - -', '1 - - -', '0 - - -', '- - - -')) v(tab, ins, upd, condition, anon, a, b, ex, admin, service, nobody, monitor);
 -- Partitions are nobody's.
-INSERT INTO ct.matrix SELECT c.oid, '(id) VALUES (1)', 'id = 1', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -'
+INSERT INTO ct.matrix SELECT c.oid, '', '(id) VALUES (1)', 'id = 1', 'true', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '- - - -', '{"nobody": "- - - -", "monitor": "- - - -"}'
 FROM pg_class c WHERE c.relispartition AND c.relkind = 'r' AND c.relnamespace = 'infra'::regnamespace;
 SELECT is((SELECT count(*) FROM ct.matrix WHERE tab::text ~ '_default$|_2[0-9]{3}_[0-9]{2}$'), 12::bigint, 'partitions of this month and the next two, and a default one');
 
-SELECT is_empty($$ SELECT c.oid::regclass FROM pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relnamespace IN ('public'::regnamespace, 'infra'::regnamespace)
-    AND (c.oid, 'pg_class'::regclass) NOT IN (SELECT oid, class FROM objects) EXCEPT SELECT tab FROM ct.matrix $$, 'every table is in the matrix');
-SELECT ok(c.relrowsecurity OR c.relkind = 'v', c.oid::regclass || ' has row security') FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid;
-SELECT is(replace(concat_ws(' ', regexp_replace(ct.try(p.who, format('SELECT FROM %s', m.tab)), '^\d\d+$', '+'), ct.try(p.who, format('INSERT INTO %s %s', m.tab, m.ins)),
-                         ct.try(p.who, format('UPDATE %s SET %s', m.tab, m.upd)), ct.try(p.who, format('DELETE FROM %s', m.tab))), '55000', 'V'),
-          to_jsonb(m) ->> p.who, format('%s as %s', m.tab, p.who))
-FROM ct.matrix m, ct.people p ORDER BY m.tab::text, p.who;
-SELECT is(ct.try(p.who, format('TRUNCATE %s CASCADE', m.tab)), '-', format('%s cannot be emptied by %s', m.tab, p.who)) FROM ct.matrix m JOIN pg_class c ON c.oid = m.tab AND c.relkind <> 'v', ct.people p;
-SELECT is_empty($$ SELECT r, c.oid::regclass FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid, unnest('{anon,authenticated,service_role,ct_monitor}'::name[]) r
-    WHERE c.relkind = 'v' AND has_table_privilege(r, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') $$, 'nobody writes to a view');
-SELECT results_eq($$
-    SELECT p.oid::regprocedure::text,
-           concat_ws(' ', CASE WHEN has_function_privilege('anon', p.oid, 'EXECUTE') THEN 'anon' END, CASE WHEN has_function_privilege('authenticated', p.oid, 'EXECUTE') THEN 'authenticated' END,
-                     CASE WHEN has_function_privilege('service_role', p.oid, 'EXECUTE') THEN 'service_role' END, CASE WHEN has_function_privilege('ct_monitor', p.oid, 'EXECUTE') THEN 'pg_monitor' END)
-    FROM pg_proc p WHERE p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace) AND (p.oid, 'pg_proc'::regclass) NOT IN (SELECT oid, class FROM objects)
-    ORDER BY p.oid::regprocedure::text COLLATE "C" $$,
-$$VALUES ('infra.close_partition(regclass)', ''), ('infra.close_partitions(name)', ''), ('infra.count_activity()', ''), ('infra.count_logs()', ''), ('infra.fold_summaries()', ''), ('infra.forget_activity()', ''),
+INSERT INTO ct.functions VALUES ('infra.close_partition(regclass)', ''), ('infra.close_partitions(name)', ''), ('infra.fold_summaries()', ''),
     ('infra.give_to_partman(name)', ''), ('infra.has_partman(name)', ''), ('infra.keep_by_partman(monitoring_rules)', ''), ('infra.keep_partitions(monitoring_rules)', ''),
     ('infra.lock_partitions(name,boolean)', ''), ('infra.make_partition(name,timestamp with time zone,boolean)', ''), ('infra.month_table(name,timestamp with time zone)', ''), ('infra.partitions(name)', ''), ('infra.partman()', ''),
-    ('infra.slow_queries()', 'service_role pg_monitor'), ('infra.sum_metrics()', ''), ('infra.wants_partitions(monitoring_rules)', ''), ('monitoring_upkeep(text)', 'service_role')$$, 'who may call which function');
-SELECT is_empty($$ SELECT p.oid::regprocedure FROM pg_proc p WHERE (p.oid, 'pg_proc'::regclass) NOT IN (SELECT oid, class FROM objects) AND p.pronamespace IN ('public'::regnamespace, 'infra'::regnamespace)
-    AND (p.proconfig IS NULL OR 'search_path=pg_catalog, pg_temp' <> ALL (p.proconfig) OR obj_description(p.oid, 'pg_proc') IS NULL) $$, 'each has its search_path and a comment');
-SELECT is_empty($$ SELECT tab FROM ct.matrix WHERE obj_description(tab, 'pg_class') IS NULL $$, 'tables and views have comments');
+    ('infra.slow_queries()', 'service_role'), ('infra.wants_partitions(monitoring_rules)', ''), ('monitoring_upkeep(text)', 'service_role');
+SELECT ct.check_matrix();
+SELECT is((SELECT string_agg(f.fn::text, ' ') FROM ct.functions f WHERE has_function_privilege('ct_monitor', f.fn, 'EXECUTE')), 'infra.slow_queries()', 'what pg_monitor may call');
+SELECT is_empty($$ SELECT r, c.oid::regclass FROM pg_class c JOIN ct.matrix m ON m.tab = c.oid, unnest('{anon,authenticated,service_role,ct_monitor}'::name[]) r
+    WHERE c.relkind = 'v' AND has_table_privilege(r, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') $$, 'nobody writes to a view');
 
 SELECT is(ct.ask('a', 'SELECT string_agg(user_id::text, '','') FROM user_activity'), ct.id('a')::text, 'one reads what one has done oneself');
 SELECT is(ct.try('a', 'INSERT INTO user_activity (action) VALUES (''x'') RETURNING id'), '1', 'and tells it');
@@ -287,9 +178,8 @@ SELECT ok(ct.ask('a', 'EXPLAIN (FORMAT json) SELECT * FROM user_activity') ~ ('"
 SELECT ok(ct.ask('a', 'EXPLAIN (FORMAT json) SELECT * FROM activity_summary') ~ 'activity_counts_user_id', 'so is its summary');
 SELECT cmp_ok((ct.ask('a', 'EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM user_activity')::jsonb #>> '{0,Plan,Shared Hit Blocks}')::integer, '<', 80, 'few blocks are read');
 
-SELECT lives_ok('SELECT kessel.teardown(''monitoring'', drop_data => true)', 'the way back with rows and tables that are detached');
-SELECT is_empty('SELECT object FROM ct.snapshot() AS object WHERE object !~ ''ct\.|schema ct'' EXCEPT SELECT object FROM before', 'leaves nothing');
-SELECT is_empty('SELECT object FROM before EXCEPT SELECT object FROM ct.snapshot() AS object', 'and takes nothing that was there');
+SELECT ct.check_gone('monitoring', (SELECT b.all FROM ct.before b));
+SELECT is(array(SELECT unnest(b.all) FROM ct.before b EXCEPT SELECT ct.snapshot()), '{}', 'and takes nothing that was there');
 
 SELECT * FROM finish();
 ROLLBACK;
