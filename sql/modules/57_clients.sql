@@ -19,7 +19,7 @@ BEGIN
     IF kind NOT IN ('postgres', 'supabase', 'neon') THEN
         RAISE EXCEPTION 'invalid kind of a data source' USING ERRCODE = 'invalid_parameter_value', HINT = 'It is postgres, supabase or neon.';
     END IF;
-    IF char_length(api_url) > 2048 OR api_url !~ '^https?://[^/?#@[:space:]]+(/[^?#@[:space:]]*)?$' THEN
+    IF char_length(api_url) > 2048 OR api_url <> '' AND api_url !~ '^https?://[^/?#@[:space:]]+(/[^?#@[:space:]]*)?$' THEN
         RAISE EXCEPTION 'invalid url of an API'
             USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It has up to 2048 characters, begins with https:// or http://, and has neither user nor query.';
     END IF;
@@ -28,13 +28,13 @@ BEGIN
     END IF;
     PERFORM FROM app.data_sources s WHERE s.id = source.id FOR UPDATE;
     -- Apps will send the keys there.
-    IF api_url IS DISTINCT FROM (SELECT s.api_url FROM app.data_sources s WHERE s.id = source.id) AND api_url IS NOT NULL
+    IF api_url IS DISTINCT FROM (SELECT s.api_url FROM app.data_sources s WHERE s.id = source.id) AND api_url <> ''
        AND EXISTS (SELECT FROM app.data_source_credentials c WHERE c.data_source_id = source.id AND c.secret_id IS NOT NULL AND c.purpose = ANY (not_given)) THEN
         RAISE EXCEPTION 'permission denied to send keys of data source "%" to another url', source.name
             USING ERRCODE = 'insufficient_privilege', HINT = 'Give the keys in the same call, or forget them with kessel.drop_credential() first.';
     END IF;
     UPDATE app.data_sources s
-    SET api_url = coalesce(api_url, s.api_url), kind = coalesce(kind, s.kind), pool_config = coalesce(pool_config, s.pool_config)
+    SET api_url = nullif(coalesce(api_url, s.api_url), ''), kind = coalesce(kind, s.kind), pool_config = coalesce(pool_config, s.pool_config)
     WHERE s.id = source.id;
     IF anon_key IS NOT NULL THEN
         done := kessel.set_credential(source.name, NULL, anon_key, 'anon');
@@ -45,7 +45,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kessel.set_api(text, text, text, text, text, jsonb) IS
-    'Says where apps reach a data source that open their own client (api_url, as https://abcd.supabase.co), with which keys, which are sealed, whose service it is (kind: postgres, supabase or neon), and what their pools are to be like (pool_config, an object). What is NULL stays. '
+    'Says where apps reach a data source that open their own client (api_url, as https://abcd.supabase.co), with which keys, which are sealed, whose service it is (kind: postgres, supabase or neon), and what their pools are to be like (pool_config, an object). What is NULL stays; the url '''' forgets that there is one. '
     'A new url takes all keys that there are along: those that are stored would be sent there. Errors: KR007, 22023 bad url, kind or configuration, 42501 a key is not given along, KR010. For kessel_admin';
 
 CREATE FUNCTION kessel._api_key(data_source_id uuid, purpose text) RETURNS text

@@ -88,6 +88,7 @@ INSERT INTO ct.functions VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'servi
     ('infra.is_admin()', 'anon authenticated service_role'),
     ('infra.kind_of(text)', ''),
     ('infra.members_changed(uuid[])', ''),
+    ('infra.shown_url(text,jsonb)', 'authenticated service_role'),
     ('infra.visible_from()', 'authenticated'),
     ('infra.visible_tenants()', 'authenticated service_role'),
     ('infra.visible_to()', 'authenticated'),
@@ -289,6 +290,15 @@ SELECT is(ct.try('service', statement), state, statement) FROM (VALUES
 SELECT is(infra.database_url(u), d, 'behind ' || u) FROM (VALUES ('https://ABcd.supabase.co/', 'postgresql://db.abcd.supabase.co:5432/postgres'), ('http://kong.local:8000/x', 'postgresql://kong.local:5432/postgres'), ('postgresql://u@h/d', 'postgresql://u@h/d')) v(u, d);
 SELECT is(infra.kind_of(u), d, u) FROM (VALUES ('https://x.y', 'supabase'), ('postgres://u:p@ep.neon.tech:5432/x', 'neon'), ('postgres://u@h/ep.neon.tech', 'postgres'), ('host=h', 'postgres')) v(u, d);
 SELECT ok(has_function_privilege('kessel_admin', 'kessel.set_api(text,text,text,text,text,jsonb)', 'EXECUTE') AND NOT has_function_privilege('kessel_admin', 'kessel._api_key(uuid,text)', 'EXECUTE'), 'kessel_admin stores keys and does not read them');
+SELECT is(ct.ask('service', statement), result, statement) FROM (VALUES
+    ($$UPDATE tenants SET data_source_url = 'postgresql://u:p@h:1/d' WHERE subdomain = 'ct-new' RETURNING data_source_url$$, 'postgresql://h:1/d'),
+    ($$UPDATE tenants SET data_source_url = NULL, data_source_region = 'x' WHERE subdomain = 'ct-new' RETURNING data_source_url$$, 'https://abcd.supabase.co'),
+    ($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-none', 'postgresql://u:p@h/d') RETURNING data_source_url$$, 'postgresql://h:5432/d')) v(statement, result);
+UPDATE tenants SET data_source_url = NULL, data_source_region = 'x' WHERE subdomain = 'ct-new';
+SELECT is((SELECT kind FROM app.data_sources WHERE name = 'ct-new'), 'supabase', 'without a url it stays what it is');
+UPDATE tenants SET data_source_url = 'postgresql://u:p@h:1/d' WHERE subdomain = 'ct-new';
+SELECT is(ct.ask('service', ct.tenant_row('data_source_url')), 'postgresql://h:1/d', 'a database takes the place of an API');
+SELECT is(ct.ask('service', $$SELECT key FROM kessel.client_config('ct-new')$$), 'KR005', 'to which no app is led any more');
 SELECT throws_ok($$INSERT INTO tenants (name) VALUES ('N')$$, '22004', 'subdomain is missing', 'a tenant without subdomain is told what is missing');
 SELECT throws_ok($$INSERT INTO tenants (name, subdomain, data_source_url) VALUES ('N', 'ct-new', 'https://abcd.supabase.co')$$, '23505', 'tenant "ct-new" exists already', 'one that is there is called by its name, not by its data source''s');
 SELECT kessel.drop_tenant('ct-new') \g /dev/null

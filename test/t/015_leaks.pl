@@ -110,7 +110,7 @@ my %plain = map { $_ => 1 } (
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
     # names and ids of tables, databases, modules and organizations
-    map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key database_url has_permission has_table_permission kind_of my_agents my_organizations period_start)),
+    map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key database_url has_permission has_table_permission kind_of shown_url my_agents my_organizations period_start)),
     map({ "public.$_" } qw(assign_user_to_tenant create_organization create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug monitoring_upkeep read_secret)),
     # fields of apps; users and ids of apps and providers; what is sealed
     map({ "infra.$_" } qw(app_fields_problems open_app_installations password_fields)), map({ "public.$_" } qw(get_ai_provider_key get_app_config remove_ai_provider_key)),

@@ -1,6 +1,7 @@
 SET search_path = pg_catalog, pg_temp;
 
 DROP VIEW public.tenants;
+DROP FUNCTION infra.shown_url(text, jsonb);
 DROP FUNCTION infra.api_key(uuid, text);
 DROP FUNCTION infra.delete_tenant();
 DROP FUNCTION infra.update_tenant();

@@ -40,9 +40,15 @@ END
 $$;
 COMMENT ON FUNCTION infra.api_key(uuid, text) IS 'A key of a data source''s API for who may open it; else asterisks';
 
+CREATE FUNCTION infra.shown_url(api_url text, conninfo jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(api_url, format('postgresql://%s:%s/%s', coalesce(conninfo ->> 'host', conninfo ->> 'hostaddr'), coalesce(conninfo ->> 'port', '5432'), conninfo ->> 'dbname'))
+$$;
+COMMENT ON FUNCTION infra.shown_url(text, jsonb) IS 'The url of a data source, without user and password';
+
 CREATE VIEW public.tenants WITH (security_barrier) AS
 SELECT t.id, t.name, t.slug AS subdomain,
-       coalesce(s.api_url, format('postgresql://%s:%s/%s', coalesce(s.conninfo ->> 'host', s.conninfo ->> 'hostaddr'), coalesce(s.conninfo ->> 'port', '5432'), s.conninfo ->> 'dbname')) AS data_source_url,
+       infra.shown_url(s.api_url, s.conninfo) AS data_source_url,
        CASE WHEN a.secret_id IS NOT NULL THEN infra.api_key(s.id, 'anon') END AS data_source_anon_key,
        CASE WHEN k.secret_id IS NOT NULL THEN infra.api_key(s.id, 'service') END AS data_source_service_key,
        s.region AS data_source_region, s.pool_config AS connection_pool_config,
@@ -105,9 +111,9 @@ BEGIN
     ELSIF NEW.status <> 'active' THEN
         RAISE EXCEPTION 'invalid status' USING ERRCODE = 'invalid_parameter_value', HINT = 'It is active or suspended.';
     END IF;
-    SELECT t.name, t.tenant_id_in_data_source, t.status, t.created_at, t.updated_at
-    INTO NEW.name, NEW.tenant_id_in_data_source, NEW.status, NEW.created_at, NEW.updated_at
-    FROM app.tenants t WHERE t.id = NEW.id;
+    SELECT t.name, t.tenant_id_in_data_source, t.status, t.created_at, t.updated_at, infra.shown_url(s.api_url, s.conninfo)
+    INTO NEW.name, NEW.tenant_id_in_data_source, NEW.status, NEW.created_at, NEW.updated_at, NEW.data_source_url
+    FROM app.tenants t JOIN app.data_sources s ON s.id = t.data_source_id WHERE t.id = NEW.id;
     RETURN NEW;
 END
 $$;
@@ -135,9 +141,10 @@ BEGIN
         END IF;
         PERFORM kessel.alter_data_source(source.name, CASE WHEN NEW.data_source_url <> OLD.data_source_url THEN infra.database_url(NEW.data_source_url) END,
                                          NEW.data_source_region, notes => NEW.data_source_notes);
-        PERFORM kessel.set_api(source.name, CASE WHEN NEW.data_source_url ~* '^https?://' THEN NEW.data_source_url END,
+        -- A url that is no API's takes the place of one that is.
+        PERFORM kessel.set_api(source.name, CASE WHEN NEW.data_source_url ~* '^https?://' THEN NEW.data_source_url WHEN NEW.data_source_url <> OLD.data_source_url THEN '' END,
                                nullif(NEW.data_source_anon_key, masked), nullif(NEW.data_source_service_key, masked),
-                               infra.kind_of(NEW.data_source_url), NEW.connection_pool_config);
+                               CASE WHEN NEW.data_source_url IS NOT NULL THEN infra.kind_of(NEW.data_source_url) END, NEW.connection_pool_config);
     END IF;
     IF (NEW.subdomain, NEW.name) IS DISTINCT FROM (OLD.subdomain, OLD.name) THEN
         PERFORM kessel.rename_tenant(OLD.id::text, NEW.subdomain, NEW.name);
@@ -149,7 +156,8 @@ BEGIN
             PERFORM kessel.resume_tenant(OLD.id::text);
         END IF;
     END IF;
-    SELECT t.updated_at INTO NEW.updated_at FROM app.tenants t WHERE t.id = OLD.id;
+    SELECT t.updated_at, infra.shown_url(s.api_url, s.conninfo) INTO NEW.updated_at, NEW.data_source_url
+    FROM app.tenants t JOIN app.data_sources s ON s.id = t.data_source_id WHERE t.id = OLD.id;
     RETURN NEW;
 END
 $$;
@@ -171,7 +179,7 @@ CREATE TRIGGER delete_tenant INSTEAD OF DELETE ON public.tenants FOR EACH ROW EX
 REVOKE ALL ON TABLE public.tenants FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT ON public.tenants TO authenticated;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.tenants TO service_role;
-REVOKE ALL ON FUNCTION infra.all_tenants(), infra.visible_tenants(), infra.api_key(uuid, text), infra.database_url(text), infra.kind_of(text),
+REVOKE ALL ON FUNCTION infra.all_tenants(), infra.visible_tenants(), infra.api_key(uuid, text), infra.shown_url(text, jsonb), infra.database_url(text), infra.kind_of(text),
     infra.insert_tenant(), infra.update_tenant(), infra.delete_tenant() FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION infra.visible_tenants(), infra.api_key(uuid, text) TO authenticated, service_role;
+GRANT EXECUTE ON FUNCTION infra.visible_tenants(), infra.api_key(uuid, text), infra.shown_url(text, jsonb) TO authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.all_tenants() TO authenticated;
