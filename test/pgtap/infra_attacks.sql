@@ -67,6 +67,34 @@ SELECT ct.refused('storage', 'CREATE TABLE storage.buckets (id text PRIMARY KEY,
     || 'CREATE TRIGGER t BEFORE INSERT ON storage.buckets FOR EACH ROW EXECUTE FUNCTION storage.t()', 'table storage.buckets belongs to role "squatter"');
 ROLLBACK TO s;
 
+-- Who may make triggers on tables that are somebody else's, as everybody may beside Supabase.
+SELECT * FROM kessel.setup('{core,storage}') \g /dev/null
+GRANT USAGE ON SCHEMA storage TO squatter;
+GRANT TRIGGER ON storage.objects, storage.buckets TO squatter;
+INSERT INTO auth.users (id) VALUES ('00000000-0000-4000-9000-0000000000ad');
+UPDATE profiles SET role = 'admin';
+INSERT INTO themes (id, name) VALUES ('dark', 'Dark');
+SELECT put_theme_css('dark', 'a {}') \g /dev/null
+CREATE FUNCTION ct.trigger(tab text) RETURNS text LANGUAGE sql AS $$
+    SELECT ct.evil('pg_temp.t()', 'trigger') || format('CREATE TRIGGER x BEFORE INSERT OR UPDATE OR DELETE ON storage.%s FOR EACH ROW EXECUTE FUNCTION pg_temp.t()', tab)
+$$;
+SAVEPOINT made;
+SELECT ct.as_role('squatter', ct.trigger('objects'));
+INSERT INTO ct.people VALUES ('admin', 'authenticated', '00000000-0000-4000-9000-0000000000ad');
+SELECT is(ct.try('admin', q), '-', 'what it does is done with the rights of who is an administrator only: ' || q) FROM unnest(ARRAY['UPDATE themes SET id = ''night'' WHERE id = ''dark''', 'DELETE FROM themes WHERE id = ''dark''', 'SELECT put_theme_css(''dark'', ''b {}'')']) q;
+SELECT throws_ok('SELECT kessel.teardown(''storage'', drop_data => true)', '42501', 'function of trigger x on storage.objects belongs to role "squatter"', 'nothing is taken back with it');
+ROLLBACK TO made;
+SELECT ct.as_role('squatter', ct.trigger('buckets'));
+SELECT throws_ok('SELECT kessel.teardown(''storage'', drop_data => true)', '42501', 'function of trigger x on storage.buckets belongs to role "squatter"', 'nor with this one');
+ROLLBACK TO made;
+COMMENT ON SCHEMA storage IS NULL;
+COMMENT ON TABLE storage.objects IS NULL;
+COMMENT ON TABLE storage.buckets IS NULL;
+DROP TRIGGER guard ON storage.objects;
+SELECT kessel.teardown('storage', drop_data => true) \g /dev/null
+SELECT ct.refused('storage', ct.trigger('buckets'), 'function of trigger x on storage.buckets belongs to role "squatter"');
+ROLLBACK TO s;
+
 -- What is given by default in the whole database.
 SELECT kessel.setup('{core}'), kessel.teardown('core') \g /dev/null
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO anon, authenticated;

@@ -36,7 +36,7 @@ INSERT INTO ct.matrix VALUES
         '- - - -', '1 ! 1 1', '0 ! 0 0', '0 ! 0 0', '0 ! 0 0', '1 1 1 1');
 INSERT INTO ct.functions VALUES
     ('storage.foldername(text)', 'anon authenticated public service_role'), ('storage.filename(text)', 'anon authenticated public service_role'), ('storage.extension(text)', 'anon authenticated public service_role'),
-    ('infra.check_object_name(text)', 'authenticated service_role'), ('infra.check_mime_type(text)', ''), ('infra.check_object(text,text,bigint)', ''), ('infra.add_content(text,bytea)', 'authenticated service_role'),
+    ('infra.check_object_name(text)', 'authenticated service_role'), ('infra.check_mime_type(text)', ''), ('infra.check_storage_owners()', ''), ('infra.check_object(text,text,bigint)', ''), ('infra.add_content(text,bytea)', 'authenticated service_role'),
     ('infra.public_content(text,text)', 'anon authenticated service_role'), ('infra.public_object(text,text)', 'anon authenticated service_role'),
     ('storage.put_object(text,text,bytea,text,text,text,text)', 'authenticated service_role'), ('storage.get_object(text,text,text)', 'anon authenticated service_role'),
     ('storage.list_objects(text,text,integer,text)', 'anon authenticated service_role'), ('storage.remove_object(text,text)', 'authenticated service_role'),

@@ -3,6 +3,7 @@
 SET search_path = pg_catalog, pg_temp;
 SET storage.allow_delete_query = 'true';
 SET CONSTRAINTS infra.unused IMMEDIATE;
+SELECT infra.check_storage_owners();
 
 DELETE FROM storage.objects o WHERE o.version LIKE 'kessel:%';
 DROP FUNCTION storage.remove_object(text, text);
@@ -45,3 +46,4 @@ BEGIN
 END
 $$;
 DROP FUNCTION infra.guard_object();
+DROP FUNCTION infra.check_storage_owners();

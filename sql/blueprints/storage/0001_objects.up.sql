@@ -25,10 +25,37 @@ $$;
 COMMENT ON FUNCTION infra.guard_object() IS 'Who makes an object is its owner';
 REVOKE ALL ON FUNCTION infra.guard_object() FROM PUBLIC, anon, authenticated, service_role;
 
+-- What triggers, defaults and the like of these tables do, they do with the rights of
+-- whoever writes them: the one who sets up, or takes back. Supabase lets everybody make
+-- triggers, with functions in temporary schemas, too.
+CREATE FUNCTION infra.check_storage_owners() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stranger record;
+BEGIN
+    -- Keeps triggers from being made until the transaction ends.
+    LOCK TABLE storage.buckets, storage.objects IN ROW EXCLUSIVE MODE;
+    SELECT w.what, pg_get_userbyid(w.owner) AS name INTO stranger
+    FROM (SELECT 'schema storage', (SELECT n.nspowner FROM pg_namespace n WHERE n.oid = to_regnamespace('storage'))
+          UNION ALL SELECT 'table ' || t, (SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass(t)) FROM unnest(ARRAY['storage.buckets', 'storage.objects']) t
+          UNION ALL SELECT format('function of trigger %I on %s', t.tgname, t.tgrelid::regclass), p.proowner
+          FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid IN ('storage.buckets'::regclass, 'storage.objects'::regclass)) w(what, owner)
+    WHERE NOT coalesce(pg_has_role(w.owner, current_user, 'MEMBER') OR pg_get_userbyid(w.owner) IN ('supabase_admin', 'supabase_storage_admin'), false)
+    LIMIT 1;
+    IF stranger.what IS NOT NULL THEN
+        RAISE EXCEPTION '% belongs to role "%"', stranger.what, stranger.name
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = format('What the owner does with it would be done with the rights of role "%s", which the owner does not have.', current_user),
+                  HINT = 'Look at it, and drop it or ALTER its OWNER; or call kessel.setup() as a role that the owner could become.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION infra.check_storage_owners() IS 'Raises 42501 where somebody has something on the tables of storage who could not become the caller';
+REVOKE ALL ON FUNCTION infra.check_storage_owners() FROM PUBLIC, anon, authenticated, service_role;
+
 DO $$
 DECLARE
     lacking text;
-    stranger record;
 BEGIN
     IF to_regnamespace('storage') IS NULL THEN
         CREATE SCHEMA storage;
@@ -110,20 +137,7 @@ BEGIN
         GRANT SELECT, INSERT, UPDATE, DELETE ON storage.objects TO authenticated, service_role;
     END IF;
 
-    -- What triggers, defaults and the like of these tables do, they do with the rights of
-    -- whoever writes them: the one who sets up, and functions of his.
-    SELECT w.what, pg_get_userbyid(w.owner) AS name INTO stranger
-    FROM (SELECT 'schema storage', (SELECT n.nspowner FROM pg_namespace n WHERE n.oid = to_regnamespace('storage'))
-          UNION ALL SELECT 'table ' || t, (SELECT c.relowner FROM pg_class c WHERE c.oid = to_regclass(t)) FROM unnest(ARRAY['storage.buckets', 'storage.objects']) t) w(what, owner)
-    WHERE NOT coalesce(pg_has_role(w.owner, current_user, 'MEMBER') OR pg_get_userbyid(w.owner) IN ('supabase_admin', 'supabase_storage_admin'), false)
-    LIMIT 1;
-    IF stranger.what IS NOT NULL THEN
-        RAISE EXCEPTION '% belongs to role "%"', stranger.what, stranger.name
-            USING ERRCODE = 'insufficient_privilege',
-                  DETAIL = format('What the owner does with it would be done with the rights of role "%s", which the owner does not have.', current_user),
-                  HINT = 'Look at it, and ALTER its OWNER; or call kessel.setup() as a role that the owner could become.';
-    END IF;
-
+    PERFORM infra.check_storage_owners();
     SELECT string_agg(w.tab || '.' || w.col, ', ' ORDER BY 1) INTO lacking
     FROM (VALUES ('buckets', 'id'), ('buckets', 'name'), ('buckets', 'public'), ('buckets', 'file_size_limit'), ('buckets', 'allowed_mime_types'), ('objects', 'id'), ('objects', 'bucket_id'),
                  ('objects', 'name'), ('objects', 'owner'), ('objects', 'owner_id'), ('objects', 'created_at'), ('objects', 'updated_at'), ('objects', 'metadata'), ('objects', 'version')) w(tab, col)

@@ -1,6 +1,7 @@
 -- The bucket stays where somebody else has made it, or keeps files in it.
 SET search_path = pg_catalog, pg_temp;
 SET storage.allow_delete_query = 'true';
+SELECT infra.check_storage_owners();
 
 DROP TRIGGER kessel_theme_renamed ON public.themes;
 DROP TRIGGER kessel_theme_deleted ON public.themes;

@@ -130,9 +130,10 @@ $$;
 COMMENT ON FUNCTION public.get_theme_css(text) IS
     'The CSS of a theme; NULL where it has none. p_theme NULL: public.current_theme(). Errors as there, and 22021 what was stored is not UTF-8. For anon, authenticated, service_role';
 
--- A theme's files have its id in their names.
+-- A theme's files have its id in their names. With the rights of whoever writes the
+-- theme: what others have put on the table of files is not to have the owner's.
 CREATE FUNCTION infra.theme_files() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ending text;
 BEGIN
