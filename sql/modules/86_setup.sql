@@ -101,7 +101,8 @@ END
 $$;
 
 -- What kessel._run_migrations() may run now for a role, how errors call it, and on
--- the way back who has applied it.
+-- the way back who has applied it. Recorded before it runs, so that its own script
+-- can make nobody believe that it was another one.
 CREATE FUNCTION kessel._migration_here(of_blueprint text, of_version integer, back boolean, runner name, OUT script text, OUT what text, OUT applied_by text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -131,22 +132,16 @@ BEGIN
     END IF;
     IF back THEN
         SELECT a.applied_by INTO applied_by FROM kessel.applied_migrations a WHERE a.blueprint = of_blueprint AND a.version = of_version;
+    ELSE
+        INSERT INTO kessel.applied_migrations (blueprint, version, name, checksum, applied_by) VALUES (of_blueprint, of_version, found.name, found.checksum, runner);
     END IF;
     what := format('%s script of migration "%s" of blueprint "%s"', CASE WHEN back THEN 'down' ELSE 'up' END, found.name, of_blueprint);
 END
 $$;
 
 CREATE FUNCTION kessel._migrated_here(of_blueprint text, of_version integer, back boolean, runner name) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF back THEN
-        DELETE FROM kessel.applied_migrations a WHERE a.blueprint = of_blueprint AND a.version = of_version;
-    ELSE
-        INSERT INTO kessel.applied_migrations (blueprint, version, name, checksum, applied_by)
-        SELECT m.blueprint, m.version, m.name, m.checksum, runner
-        FROM kessel.migrations m WHERE m.blueprint = of_blueprint AND m.version = of_version;
-    END IF;
-END
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM kessel.applied_migrations a WHERE back AND a.blueprint = of_blueprint AND a.version = of_version
 $$;
 
 -- Runs the next migrations, or takes back the last ones, as the caller; each one's

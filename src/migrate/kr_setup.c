@@ -351,12 +351,8 @@ elements(ArrayType *array, Oid type, int *n)
 	return elems;
 }
 
-/*
- * kessel._run_migrations(blueprints, versions, back): one after the other, or their
- * ways back; each one's time in milliseconds.
- */
-Datum
-kr_setup_run_migrations(PG_FUNCTION_ARGS)
+static Datum
+run_migrations(FunctionCallInfo fcinfo)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	int			n;
@@ -369,11 +365,6 @@ kr_setup_run_migrations(PG_FUNCTION_ARGS)
 	Snapshot	of_others;
 	Datum		before;
 
-	if (creating_extension)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a migration cannot run while an extension is created"),
-				 errdetail("What it makes would belong to the extension.")));
 	if (n != nversions)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -394,6 +385,39 @@ kr_setup_run_migrations(PG_FUNCTION_ARGS)
 	UnregisterSnapshot(of_others);
 	PG_RETURN_ARRAYTYPE_P(construct_array(times, n, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL,
 										  TYPALIGN_DOUBLE));
+}
+
+/*
+ * kessel._run_migrations(blueprints, versions, back): one after the other, or their
+ * ways back; each one's time in milliseconds.
+ */
+Datum
+kr_setup_run_migrations(PG_FUNCTION_ARGS)
+{
+	static bool is_running = false;
+	Datum		times = (Datum) 0;
+
+	if (creating_extension)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a migration cannot run while an extension is created"),
+				 errdetail("What it makes would belong to the extension.")));
+	if (is_running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a migration cannot run while another one does"),
+				 errdetail("It could take that one back, which is to be recorded.")));
+	PG_TRY();
+	{
+		is_running = true;
+		times = run_migrations(fcinfo);
+	}
+	PG_FINALLY();
+	{
+		is_running = false;
+	}
+	PG_END_TRY();
+	return times;
 }
 
 /* ---------- what would be lost ---------- */

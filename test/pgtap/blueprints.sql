@@ -316,6 +316,11 @@ SELECT is(pg_temp.run(script), said, script) FROM (VALUES
     ('DO $d$ BEGIN PERFORM set_config(''role'', ''none'', false); END $d$', 'cannot set parameter "role" within security-definer function'), ('INSERT INTO bp_five VALUES (1)', 'cannot set parameter "role" within security-definer function'),
     ('INSERT INTO bp_five VALUES (2)', 'cannot fire deferred trigger within security-restricted operation'), ('SET CONSTRAINTS ALL IMMEDIATE; INSERT INTO bp_five VALUES (2)', 'cannot set parameter "role" within security-definer function'),
     ('DO $d$ BEGIN EXECUTE ''DECLARE c CURSOR WITH HOLD FOR SELECT 1''; END $d$', 'cannot create a cursor WITH HOLD within security-restricted operation')) v(script, said);
+-- What has run is what is recorded.
+SELECT is(pg_temp.run(script), said, script) FROM (VALUES
+    ('SELECT kessel.add_migration(''five'', ''0001_z'', ''SELECT 1'', ''--'')', 'migration "0001_z" of blueprint "five" was applied already and cannot be changed'), ('SELECT kessel.drop_migration(''five'', ''0001_z'')', 'migration "0001_z" of blueprint "five" cannot be dropped'),
+    ('SELECT kessel.drop_blueprint(''five'')', 'blueprint "five" is in use'), ('SELECT kessel.teardown(''five'')', 'a migration cannot run while another one does'),
+    ('SELECT kessel._run_migrations(''{five}'', ''{1}'', false)', 'a migration cannot run while another one does')) v(script, said);
 SELECT is(pg_temp.run('SELECT 1'), 'it ran', 'one that does nothing of the kind');
 SELECT lives_ok('SELECT kessel.teardown(''five'')', 'both ways');
 SELECT kessel.drop_blueprint('five');
