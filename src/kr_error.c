@@ -48,6 +48,7 @@
 #include "utils/timestamp.h"
 
 #include "kr_error.h"
+#include "kr_hide.h"
 
 /* Compared without case, anywhere in the text. */
 typedef struct SecretWord
@@ -283,6 +284,7 @@ record_has_secret(const ErrorData *edata)
 	return statement_is_hidden() ||
 		is_fast_path(edata) ||
 		text_names_secret(debug_query_string) ||
+		kr_hide_executes_secret(debug_query_string) ||
 		text_names_secret(edata->message) ||
 		text_names_secret(edata->detail) ||
 		text_names_secret(edata->detail_log) ||

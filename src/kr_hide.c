@@ -42,6 +42,41 @@
 static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
 static ExecutorRun_hook_type prev_executor_run = NULL;
 
+static bool
+is_secret_prepared(const char *name)
+{
+	PreparedStatement *prepared = FetchPreparedStatement(name, false);
+
+	return prepared != NULL && kr_error_carries_secret(prepared->plansource->query_string);
+}
+
+/* Asked while a record is logged, in any state: throws nothing. */
+bool
+kr_hide_executes_secret(const char *text)
+{
+	static const char word[] = "execute";
+	char		name[NAMEDATALEN];
+
+	for (; text != NULL && *text != '\0'; text++)
+	{
+		const char *p = text + strlen(word);
+		bool		quoted;
+		size_t		len = 0;
+
+		if (pg_strncasecmp(text, word, strlen(word)) != 0)
+			continue;
+		p += strspn(p, " \t\r\n");
+		quoted = *p == '"';
+		p += quoted;
+		for (; len < NAMEDATALEN - 1 && *p != '\0' && strchr(quoted ? "\"" : " \t\r\n(;", *p) == NULL; p++)
+			name[len++] = quoted ? *p : pg_tolower((unsigned char) *p);
+		name[len] = '\0';
+		if (is_secret_prepared(name))
+			return true;
+	}
+	return false;
+}
+
 /* What EXPLAIN and CREATE TABLE AS are about. */
 static Node *
 innermost(Node *statement)
@@ -63,16 +98,12 @@ innermost(Node *statement)
 static bool
 executes_secret(const Query *query)
 {
-	PreparedStatement *prepared;
 	Node	   *statement;
 
 	if (query->utilityStmt == NULL)
 		return false;
 	statement = innermost(query->utilityStmt);
-	if (!IsA(statement, ExecuteStmt))
-		return false;
-	prepared = FetchPreparedStatement(((ExecuteStmt *) statement)->name, false);
-	return prepared != NULL && kr_error_carries_secret(prepared->plansource->query_string);
+	return IsA(statement, ExecuteStmt) && is_secret_prepared(((ExecuteStmt *) statement)->name);
 }
 
 /* A semicolon in a literal is taken for one between statements. */

@@ -18,7 +18,10 @@ my $app_key = '8899aabbccddeeff0011223344556677' x 2;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 my $key_file = KesselTest::root_key_file("$dir/root.key");
 my $k = KesselTest->new(conf => <<"CONF");
-shared_preload_libraries = 'pg_stat_statements, kessel_router'
+shared_preload_libraries = 'pg_stat_statements, auto_explain, kessel_router'
+auto_explain.log_min_duration = 0
+auto_explain.log_nested_statements = on
+auto_explain.log_analyze = on
 pg_stat_statements.track = all
 kessel.root_key_file = '$key_file'
 log_statement = all
@@ -126,6 +129,31 @@ is($out, "$mark-own-2\n", 'with the app\'s key');
     $_->quit foreach $one, $two;
 }
 
+# ---------- other ways to say it ----------
+
+{
+    my $config = sub { return "{\"host\": \"h\", \"password\": \"$mark-$_[0]\"}" };
+    my $s = $k->session(user => 'api', sub => $user{b});
+    $s->run('SET ROLE authenticated; PREPARE config (jsonb) AS UPDATE app_installations SET config = $1 WHERE app_id = $$mail$$; PREPARE "key" (text) AS SELECT set_ai_provider_key($$openai$$, $1)');
+    $s->run("INSERT INTO app_installations (app_id, config) VALUES ('mail', '@{[ $config->('literal') ]}') ON CONFLICT DO NOTHING");
+    foreach my $case (
+        [ '', "EXECUTE config('@{[ $config->('execute') ]}')" ], [ '', "EXPLAIN EXECUTE config('@{[ $config->('explain') ]}')" ], [ '', "EXPLAIN (ANALYZE, VERBOSE)\nExecute Config('@{[ $config->('analyze') ]}')" ],
+        [ '22P02', "EXECUTE config('@{[ $config->('syntax') ]},,')" ], [ '22P02', "EXPLAIN EXECUTE config('@{[ $config->('explained syntax') ]},,')" ], [ '22023', "EXECUTE config('{\"password\": \"$mark-invalid\"}')" ],
+        [ '', "EXECUTE \"key\"('$mark-of-a-provider')" ], [ '', "EXPLAIN ANALYZE EXECUTE \"key\"('$mark-of-a-provider')" ], [ '22023', "EXECUTE key('$mark with blanks')" ],
+        [ '', "DO \$\$ BEGIN UPDATE app_installations SET config = '@{[ $config->('do') ]}'; END \$\$" ], [ '22P02', "DO \$\$ BEGIN UPDATE app_installations SET config = '@{[ $config->('do') ]},,'; END \$\$" ],
+        [ '', "MERGE INTO app_installations i USING (VALUES ('@{[ $config->('merge') ]}'::jsonb)) v(c) ON i.app_id = 'mail' WHEN MATCHED THEN UPDATE SET config = v.c" ],
+        [ '57014', "SET statement_timeout = '100ms'; UPDATE app_installations SET config = '@{[ $config->('timeout') ]}' WHERE (SELECT count(*) FROM generate_series(1, 1000000000)) > 0" ])
+    {
+        is($s->run($case->[1])->{state}, $case->[0], 'kept out of the log: ' . ($case->[1] =~ s/\Q$mark\E/.../r));
+    }
+    foreach my $case ([ '', $config->('copied') ], [ '22P02', $config->('copied') . ',,' ], [ '22023', $config->('copied') =~ s/host/nosuch/r ])
+    {
+        $k->exec("DELETE FROM app_installations WHERE user_id = '$user{b}'");
+        is($k->run("SET ROLE service_role; COPY app_installations (user_id, app_id, config) FROM STDIN;\n$user{b}\tmail\t$case->[1]\n\\.\n", user => 'api')->{state}, $case->[0], 'COPY ' . ($case->[0] || 'as it is to be'));
+    }
+    $s->quit;
+}
+
 # ---------- dump and restore ----------
 
 {
@@ -147,7 +175,7 @@ is($k->exec("SELECT count(*) FROM vault.secrets WHERE tags ->> 'user' = '$user{a
 # ---------- nowhere in the clear ----------
 
 unlike($k->exec('SELECT * FROM pg_stat_activity'), qr/$mark/, 'not in pg_stat_activity');
-is($k->exec("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%kr-apps' || '-mark%'"), '0', 'nor in pg_stat_statements');
+is($k->exec("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%kr-apps_mark%'"), '0', 'nor in pg_stat_statements');
 $api->quit;
 $k->exec("CREATE TABLE public.control AS SELECT 'kr-apps' || '-control' AS c; SELECT 'kr-apps-control'");
 $k->exec('CHECKPOINT');
