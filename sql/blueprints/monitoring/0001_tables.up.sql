@@ -24,6 +24,7 @@ CREATE INDEX system_logs_level ON public.system_logs (level, created_at);
 CREATE INDEX system_logs_tenant_id ON public.system_logs (tenant_id, created_at);
 COMMENT ON TABLE public.system_logs IS 'What the app logs. Written by service_role, read by it and by administrators. Partitioned by month, in UTC';
 COMMENT ON COLUMN public.system_logs.created_at IS 'May be given, also late; from 2000 to 2199';
+COMMENT ON COLUMN public.system_logs.level IS 'debug, info, warning, error or fatal';
 COMMENT ON COLUMN public.system_logs.source IS 'Which part of the app: summaries have a row for each, so no free text';
 
 CREATE SEQUENCE infra.user_activity_id_seq;
