@@ -42,6 +42,15 @@ SELECT ct.check_matrix();
 SELECT is(ct.try('admin', 'INSERT INTO app_registry (id, name, password_storage, key_secret) VALUES (''n'', ''N'', ''aes_gcm'', ''ct-key'')'), '-', 'an administrator does not choose a key');
 SELECT is(ct.try('admin', 'UPDATE app_registry SET key_secret = ''ct-key'''), '-', 'nor another one');
 SELECT is(ct.try('a', 'SELECT FROM app_registry WHERE id = ''off'''), '0', 'what is not enabled is not seen');
+SELECT vault.create_secret(repeat('ab', 32), 'ct-other-key') \g /dev/null
+SELECT vault.encrypt_aes_gcm('of others', 'ct-other-key') AS others \gset
+SELECT is(ct.ask('service', statement), said, left(statement, 60)) FROM (VALUES
+    ('INSERT INTO app_registry (id, name, password_storage, key_secret) VALUES (''n'', ''N'', ''aes_gcm'', ''ct-other-key'')', '42501'),
+    ('UPDATE app_registry SET key_secret = ''ct-other-key'' WHERE id = ''own''', '42501'),
+    ('MERGE INTO app_registry r USING (VALUES (''own'')) v(id) ON r.id = v.id WHEN MATCHED THEN UPDATE SET key_secret = ''ct-other-key''', '42501'),
+    ('WITH n AS (INSERT INTO app_registry (id, name, password_storage, key_secret) VALUES (''n'', ''N'', ''aes_gcm'', ''ct-key'') RETURNING id) SELECT id FROM n', 'n'), ('WITH n AS (UPDATE app_registry SET name = name, key_secret = key_secret WHERE id = ''own'' RETURNING id) SELECT id FROM n', 'own')) v(statement, said);
+SELECT is(ct.ask('service', format('SELECT infra.open_app_installations(''own'', %L)', :'others')), 'KR011', 'nor opens what another key has sealed');
+SELECT vault.delete_secret(id) FROM vault.secrets WHERE name = 'ct-other-key' \g /dev/null
 
 --
 -- Passwords

@@ -121,6 +121,18 @@ SELECT results_eq('SELECT action, object FROM monitoring_upkeep(''performance_me
 SELECT is((SELECT count(*) FROM performance_metrics WHERE created_at >= ct.month(6)), 2::bigint, 'and nothing is lost');
 DO $$ BEGIN EXECUTE format('DROP TABLE %s', ct.part(6, 'performance_metrics')); END $$;
 SELECT results_eq('SELECT action FROM monitoring_upkeep(''performance_metrics'')', ARRAY['move'], 'it is done when it can be');
+-- Whatever new tables are granted to whom: none of those is anybody's, attached, detached or moved to.
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, anon, authenticated, service_role;
+ALTER DEFAULT PRIVILEGES IN SCHEMA infra GRANT ALL ON TABLES TO PUBLIC, anon, authenticated, service_role;
+INSERT INTO performance_metrics (created_at, name, value) VALUES (ct.month(9), 'x', 1), (ct.month(-50), 'x', 1);
+SELECT results_eq('SELECT action, object FROM monitoring_upkeep(''performance_metrics'')', format($$VALUES ('move', %L), ('move', %L)$$, ct.part(-50, 'performance_metrics'), ct.part(9, 'performance_metrics')), 'with default privileges');
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC, anon, authenticated, service_role;
+ALTER DEFAULT PRIVILEGES IN SCHEMA infra REVOKE ALL ON TABLES FROM PUBLIC, anon, authenticated, service_role;
+SELECT is_empty($$SELECT c.oid::regclass, c.relacl FROM pg_class c WHERE c.relname ~ '^(system_logs|user_activity|performance_metrics)_' AND c.relkind = 'r'
+    AND (NOT c.relrowsecurity OR EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner))$$, 'all are closed');
+SELECT is(ct.try(who, statement), '-', who || ': ' || statement) FROM unnest(ARRAY['anon', 'a', 'admin', 'service']) who,
+    unnest(ARRAY['SELECT infra.fold_summaries()', 'SELECT infra.make_partition(''user_activity'', now(), true)', 'SELECT infra.close_partitions(''user_activity'')', 'LOCK TABLE user_activity IN ROW EXCLUSIVE MODE',
+                 'SELECT setval(''infra.user_activity_id_seq'', 1)', 'UPDATE user_activity SET user_id = auth.uid()', 'INSERT INTO infra.activity_counts (day, user_id, action, count) VALUES (now(), auth.uid(), ''x'', 1)']) statement WHERE who <> 'service' OR statement !~ 'LOCK';
 DELETE FROM performance_metrics WHERE name = 'x';
 DELETE FROM infra.metric_sums WHERE name = 'x';
 SELECT is(ct.try('service', s), r, left(s, 100)) FROM (VALUES

@@ -15,6 +15,7 @@ DROP FUNCTION infra.app_installations_sealed();
 DROP FUNCTION infra.seal_app_installations();
 DROP FUNCTION infra.guard_app_installation();
 DROP FUNCTION infra.app_installations_problems(jsonb, jsonb, text[]);
+DROP FUNCTION infra.check_app_key();
 DROP FUNCTION infra.check_app();
 DROP FUNCTION infra.password_fields(jsonb);
 DROP FUNCTION infra.app_fields_problems(jsonb);

@@ -175,6 +175,20 @@ END
 $$;
 COMMENT ON FUNCTION infra.check_app() IS 'Holds an app to what can be validated and sealed';
 CREATE TRIGGER check_fields BEFORE INSERT OR UPDATE ON public.app_registry FOR EACH ROW EXECUTE FUNCTION infra.check_app();
+-- With the caller's rights: the app opens with this key, so who may not use it does not
+-- choose it.
+CREATE FUNCTION infra.check_app_key() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM vault.encrypt_aes_gcm('', NEW.key_secret);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION infra.check_app_key() IS 'Refuses an app''s key_secret to who has not the privilege use on it';
+CREATE TRIGGER check_key BEFORE INSERT ON public.app_registry
+    FOR EACH ROW WHEN (NEW.key_secret IS NOT NULL) EXECUTE FUNCTION infra.check_app_key();
+CREATE TRIGGER check_new_key BEFORE UPDATE ON public.app_registry
+    FOR EACH ROW WHEN (NEW.key_secret IS DISTINCT FROM OLD.key_secret AND NEW.key_secret IS NOT NULL) EXECUTE FUNCTION infra.check_app_key();
 CREATE TRIGGER touch BEFORE UPDATE ON public.app_registry FOR EACH ROW EXECUTE FUNCTION infra.touch();
 
 -- ---------- configurations ----------
@@ -392,6 +406,6 @@ GRANT SELECT, DELETE, INSERT (id, name, description, fields, is_enabled), UPDATE
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.app_registry TO service_role;
 GRANT SELECT, DELETE, INSERT (user_id, app_id, status, config), UPDATE (user_id, app_id, status, config) ON public.app_installations TO authenticated, service_role;
 GRANT SELECT ON infra.app_secrets, public.app_configs TO service_role;
-REVOKE ALL ON FUNCTION infra.app_fields_problems(jsonb), infra.password_fields(jsonb), infra.check_app(), infra.app_installations_problems(jsonb, jsonb, text[]), infra.guard_app_installation(),
+REVOKE ALL ON FUNCTION infra.app_fields_problems(jsonb), infra.password_fields(jsonb), infra.check_app(), infra.check_app_key(), infra.app_installations_problems(jsonb, jsonb, text[]), infra.guard_app_installation(),
     infra.seal_app_installations(), infra.app_installations_sealed(), infra.app_installations_unwritten(), infra.app_secret_gone(), infra.open_app_installations(text, text), public.get_app_config(uuid, text) FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.open_app_installations(text, text), public.get_app_config(uuid, text) TO service_role;
