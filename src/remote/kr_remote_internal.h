@@ -253,7 +253,7 @@ extern int	kr_spare_close(const pg_uuid_t *source_id);	/* NULL: all; how many */
 extern KrStatement *kr_statement_prepare(KrConn *conn, const char *sql, int nparams);
 extern void kr_statement_forget_unconfirmed(KrConn *conn);
 
-/* kr_remote_pipeline.c */
+/* kr_remote_pipeline.c: sending */
 extern void kr_conn_lost(KrConn *conn) pg_attribute_noreturn();
 extern KrPending *kr_pending_push(KrConn *conn, KrPendingKind kind);
 extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
@@ -261,11 +261,15 @@ extern void kr_conn_command(KrConn *conn, const char *sql, int nparams,
 extern void kr_conn_sync(KrConn *conn);
 extern void kr_conn_flush(KrConn *conn);
 extern void kr_conn_park_reader(KrConn *conn);
-extern void kr_conn_drain(KrConn *conn);
 extern bool kr_conn_wait_for_socket(KrConn *conn, bool flushing, TimestampTz deadline);
 extern bool kr_conn_wait_for_result(KrConn *conn, TimestampTz deadline);
 extern bool kr_conn_query_is_pending(const KrConn *conn);
+
+/* kr_remote_answer.c: reading; what is wrong is raised */
+extern void kr_conn_drain(KrConn *conn);
 extern void kr_conn_await_commit(KrConn *conn);
+
+/* kr_remote_resync.c: reading; nothing is raised */
 extern bool kr_conn_take_arrived(KrConn *conn);
 extern bool kr_conn_resync(KrConn *conn, TimestampTz deadline);
 extern bool kr_conn_command_quietly(KrConn *conn, const char *sql);
