@@ -1,8 +1,8 @@
 /*
  * kr_fleet.h
- *	  Work on many data sources at once: the engine (kr_fleet.c), the hosts that they
- *	  are on (kr_fleet_host.c), one target's connection and what goes over it
- *	  (kr_fleet_target.c). What is done for each
+ *	  Work on many data sources at once: the engine (kr_fleet.c, kr_fleet_turn.c and
+ *	  kr_fleet_wait.c), the hosts that they are on (kr_fleet_host.c), one target's
+ *	  connection and what goes over it (kr_fleet_target.c). What is done for each
  *	  target is a program: one statement for each tenant (kr_fleet_statement.c, and
  *	  kr_fleet_fence.c for what it may be), or migrations (src/migrate).
  */
