@@ -51,8 +51,22 @@ extern void kr_vault_seal_row(KrSecretRow *row, const char *value, size_t len);
 
 extern KrSecret *kr_vault_new_secret(size_t len);
 
+/* ---------- kr_vault_utf8.c: what is sealed is UTF-8 ---------- */
+
+/* Is the database's encoding another one, and one at all? */
+extern bool kr_vault_is_converting(void);
+
+/* In the database's encoding. What was sealed in a database of encoding SQL_ASCII may be anything. */
+extern bool kr_vault_is_valid(const char *value, size_t len);
+
 /* value itself, or a copy that the caller wipes; *len is updated. */
 extern char *kr_vault_to_utf8(const char *value, size_t *len);
+
+/*
+ * Valid UTF-8 in the database's encoding, with a zero byte at the end, into out, which
+ * has room for MAX_CONVERSION_GROWTH times len and that. False where it cannot be had.
+ */
+extern bool kr_vault_convert_utf8(const char *utf8, size_t len, char *out);
 
 /*
  * The same secret, or one in the database's encoding in its place; NULL, and

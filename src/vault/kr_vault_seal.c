@@ -18,8 +18,6 @@
 
 #include <sodium.h>
 
-#include "catalog/namespace.h"
-#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -44,8 +42,6 @@ static size_t plain_len(const KrSecretRow *row);
 static bool decrypt(const KrSecretRow *row, char *out);
 static void free_secret(void *arg);
 static unsigned char *secret_aad(const KrSecretRow *row, size_t *len);
-static bool is_valid(const char *value, size_t len);
-static bool is_converting(void);
 
 KrOpenResult
 kr_vault_open_row(const KrSecretRow *row, KrSecret **secret)
@@ -76,7 +72,7 @@ kr_vault_open_row_text(const KrSecretRow *row, text **value)
 	KrSecret   *secret;
 	size_t		len;
 
-	if (is_converting())
+	if (kr_vault_is_converting())
 	{
 		result = kr_vault_open_row(row, &secret);
 		if (result == KR_OPEN_OK)
@@ -100,7 +96,7 @@ kr_vault_open_row_text(const KrSecretRow *row, text **value)
 	SET_VARSIZE(*value, VARHDRSZ + len);
 	if (!decrypt(row, VARDATA(*value)))
 		return KR_OPEN_ALTERED;
-	if (is_valid(VARDATA(*value), len))
+	if (kr_vault_is_valid(VARDATA(*value), len))
 		return KR_OPEN_OK;
 	sodium_memzero(VARDATA(*value), len);
 	return KR_OPEN_UNREPRESENTABLE;
@@ -234,19 +230,6 @@ kr_vault_close(KrSecret *secret)
 		free_secret(secret);
 }
 
-char *
-kr_vault_to_utf8(const char *value, size_t *len)
-{
-	char	   *result;
-
-	if (!is_converting())
-		return unconstify(char *, value);
-	result = pg_server_to_any(value, *len, PG_UTF8);
-	if (result != value)
-		*len = strlen(result);
-	return result;
-}
-
 /* Everything but the ciphertext itself. */
 static KrOpenResult
 check_openable(const KrSecretRow *row)
@@ -337,53 +320,4 @@ secret_aad(const KrSecretRow *row, size_t *len)
 
 	*len = p - aad;
 	return aad;
-}
-
-static bool
-is_converting(void)
-{
-	return GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII;
-}
-
-KrSecret *
-kr_vault_from_utf8(KrSecret *secret)
-{
-	int			encoding = GetDatabaseEncoding();
-	KrSecret   *result = NULL;
-	size_t		room;
-	Oid			proc;
-
-	if (!is_converting())
-	{
-		if (is_valid(secret->value, secret->len))
-			return secret;
-		kr_vault_close(secret);
-		return NULL;
-	}
-
-	proc = FindDefaultConversionProc(PG_UTF8, encoding);
-	room = secret->len * MAX_CONVERSION_GROWTH;
-	if (OidIsValid(proc) && pg_encoding_verifymbstr(PG_UTF8, secret->value, secret->len) == secret->len)
-	{
-		result = kr_vault_new_secret(room);
-		if (pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
-										  (unsigned char *) secret->value, secret->len,
-										  (unsigned char *) result->value, room + 1,
-										  true) == secret->len)
-			result->len = strlen(result->value);
-		else
-		{
-			kr_vault_close(result);
-			result = NULL;
-		}
-	}
-	kr_vault_close(secret);
-	return result;
-}
-
-/* What was sealed in a database of encoding SQL_ASCII may be anything. */
-static bool
-is_valid(const char *value, size_t len)
-{
-	return pg_encoding_verifymbstr(GetDatabaseEncoding(), value, len) == len;
 }

@@ -22,7 +22,6 @@
 #include <sodium.h>
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
@@ -552,34 +551,24 @@ value_aad(const ValueHeader *header, const pg_uuid_t *tenant_id, const text *con
 
 /* ---------- encodings ---------- */
 
-/*
- * Not pg_any_to_server(), whose error shows the character that the database
- * does not have.
- */
 static text *
 convert_text(text *utf8)
 {
-	int			encoding = GetDatabaseEncoding();
-	Oid			proc = FindDefaultConversionProc(PG_UTF8, encoding);
-	int			len = VARSIZE(utf8) - VARHDRSZ;
-	size_t		room = (size_t) len * MAX_CONVERSION_GROWTH + 1;
+	size_t		len = VARSIZE(utf8) - VARHDRSZ;
+	size_t		room = len * MAX_CONVERSION_GROWTH + 1;
 	text	   *result = palloc(VARHDRSZ + room);
-	int			done = 0;
+	bool		done = kr_vault_convert_utf8(VARDATA(utf8), len, VARDATA(result));
 
-	if (OidIsValid(proc))
-		done = pg_do_encoding_conversion_buf(proc, PG_UTF8, encoding,
-											 (unsigned char *) VARDATA(utf8), len,
-											 (unsigned char *) VARDATA(result), room,
-											 true);
 	sodium_memzero(VARDATA(utf8), len);
 	pfree(utf8);
-	if (done < len)
+	if (!done)
 	{
 		sodium_memzero(VARDATA(result), room);
 		ereport(ERROR,
 				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
 				 errmsg("what was opened cannot be shown in this database's encoding"),
-				 errdetail("It has a character that %s does not have.", pg_encoding_to_char(encoding)),
+				 errdetail("It has a character that %s does not have.",
+						   pg_encoding_to_char(GetDatabaseEncoding())),
 				 errhint("Open it in a database whose encoding is UTF8.")));
 	}
 	SET_VARSIZE(result, VARHDRSZ + strlen(VARDATA(result)));
