@@ -5,15 +5,19 @@
  * kr_fdw_handler.c   the callback table: postgres_fdw's planner, our executor
  * kr_fdw_plan.c      what joins and aggregates cost in a data source
  * kr_fdw_ship.c      conditions that postgres_fdw would not ship
- * kr_fdw_rewrite.c   such conditions in terms of what it does ship
+ * kr_fdw_rewrite.c   such conditions in terms of what it does ship; with
+ *					  _value.c, _time.c and _node.c
  * kr_fdw_locking.c   SKIP LOCKED and NOWAIT
  * kr_fdw_options.c   options of servers, mappings and tables; the target of a statement
  * kr_fdw_server.c    what a server is, and where one with options of libpq leads
  * kr_fdw_sql.c       statements: the tenant's schema, INSERT for COPY
- * kr_fdw_rows.c      parameters to text, rows from binary or text, rows put aside
+ * kr_fdw_params.c    parameters to text
+ * kr_fdw_column.c    values from binary or text
+ * kr_fdw_rows.c      rows, and rows put aside
  * kr_fdw_scan.c      SELECT
  * kr_fdw_direct.c    UPDATE and DELETE that run as a whole in the data source
- * kr_fdw_modify.c    INSERT, UPDATE and DELETE row by row, COPY FROM
+ * kr_fdw_modify.c    INSERT, UPDATE, DELETE and COPY FROM; _row.c: row by row,
+ *					  _batch.c: in batches, _defer.c: rows kept back
  * kr_fdw_bulk.c      INSERT of many rows
  * kr_fdw_copy.c      COPY FROM as COPY
  * kr_fdw_encode.c    values of many rows
@@ -220,7 +224,7 @@ extern char *kr_fdw_insert_defaults(const char *sql, const bool *use_default);
 /* Has the table a column whose values no error may repeat? */
 extern bool kr_fdw_is_sensitive(Oid relid);
 
-/* ---------- kr_fdw_rows.c ---------- */
+/* ---------- kr_fdw_params.c ---------- */
 
 /* Expressions evaluated here and sent as text. */
 typedef struct KrParams
@@ -232,6 +236,19 @@ typedef struct KrParams
 	bool		needs_settings; /* of transmission, for one of the types */
 	MemoryContext cxt;			/* reset with each evaluation */
 } KrParams;
+
+extern void kr_params_init(KrParams *params, PlanState *state, List *exprs);
+extern const char *const *kr_params_eval(KrParams *params, ExprContext *econtext);
+
+/*
+ * Settings under which values become text that means the same everywhere. Not
+ * set where no type needs them: setting them costs more than a short query.
+ */
+extern bool kr_type_needs_settings(Oid type);
+extern int	kr_transmission_begin(bool needed);
+extern void kr_transmission_end(int nestlevel);
+
+/* ---------- kr_fdw_column.c ---------- */
 
 /* In which form a column of a result has come. */
 typedef enum KrForm
@@ -257,6 +274,27 @@ typedef struct KrColumn
 	Oid			remote_ioparam;
 	FmgrInfo	output;			/* of the remote type */
 } KrColumn;
+
+/*
+ * True where the binary form of a type is the same in every database and
+ * version, and shorter to read than text. Strings are the same in both forms.
+ * Receive functions that convert from the client's encoding are not for us, so
+ * arrays of strings are left out.
+ */
+extern bool kr_column_has_binary(Oid type);
+
+/*
+ * Decide how a column in binary form is read: by its own type's receive
+ * function if it is of that type there too, else by that of the type that it
+ * has there, and then through text. False for a type of which we do not know
+ * the binary form.
+ */
+extern bool kr_column_describe(KrColumn *column, Oid remote_type, MemoryContext cxt);
+
+/* A value, with a NUL behind it; NULL: it is NULL, which a domain may refuse. */
+extern Datum kr_column_read(KrColumn *column, char *value, int length);
+
+/* ---------- kr_fdw_rows.c ---------- */
 
 /* How a result's columns become columns of a tuple. */
 typedef struct KrRowReader
@@ -284,17 +322,6 @@ typedef struct KrParked
 	ResourceOwner owner;		/* of the portal, not of who happens to park */
 	MemoryContext cxt;
 } KrParked;
-
-extern void kr_params_init(KrParams *params, PlanState *state, List *exprs);
-extern const char *const *kr_params_eval(KrParams *params, ExprContext *econtext);
-
-/*
- * Settings under which values become text that means the same everywhere. Not
- * set where no type needs them: setting them costs more than a short query.
- */
-extern bool kr_type_needs_settings(Oid type);
-extern int	kr_transmission_begin(bool needed);
-extern void kr_transmission_end(int nestlevel);
 
 extern void kr_reader_init(KrRowReader *reader, TupleDesc desc, Relation rel,
 						   List *retrieved, bool system_columns, EState *estate);
