@@ -45,10 +45,25 @@ COMMENT ON FUNCTION app.custom_access_token_hook(jsonb) IS
     'event: an object with user_id and claims, as Supabase Auth and others that know this hook send it; all else in it is returned as it came. Error 22023 no such object. For kessel_service, kessel_admin, and who issues tokens';
 
 -- Is there this function of a blueprint? Not one that somebody has put there who may
--- only make schemas: ours that call it do so with their caller's rights.
+-- only make schemas; nor, for a superuser, one that somebody else may have changed:
+-- ours that call it do so with their caller's rights.
 CREATE FUNCTION kessel._infra_has(function text) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
-RETURN EXISTS (SELECT FROM pg_proc p WHERE p.oid = to_regprocedure('infra.' || function) AND pg_has_role(p.proowner, 'kessel_admin', 'USAGE'));
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    it record;
+BEGIN
+    SELECT p.prosecdef, o.rolname, o.rolsuper INTO it
+    FROM pg_proc p JOIN pg_roles o ON o.oid = p.proowner
+    WHERE p.oid = to_regprocedure('infra.' || function) AND pg_has_role(p.proowner, 'kessel_admin', 'USAGE');
+    IF it.rolname IS NULL THEN
+        RETURN false;
+    ELSIF NOT it.prosecdef AND NOT it.rolsuper AND (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+        RAISE EXCEPTION 'function infra.% belongs to role "%"', function, it.rolname
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'It would run with the rights of a superuser, which that one does not have.', HINT = 'Call it as a role that is none.';
+    END IF;
+    RETURN true;
+END
+$$;
 
 CREATE FUNCTION kessel.has_permission(module text) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
