@@ -18,6 +18,7 @@
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
@@ -51,6 +52,17 @@ kr_create_wait_event_set(int nevents)
 #else
 #define kr_guc_variables(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
 #endif
+
+/* Not one that is deferrable, of which a row may be there twice */
+static inline Oid
+kr_primary_key_index(Relation rel)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(rel, false);
+#else
+	return RelationGetPrimaryKeyIndex(rel);
+#endif
+}
 
 /* What a query needs is apart from its range table since 16; of a child it needs nothing */
 #if PG_VERSION_NUM >= 160000

@@ -20,6 +20,12 @@ extern const char *kr_session_tenant(void);
 extern bool kr_session_user_id(pg_uuid_t *user_id);
 
 /*
+ * The user that auth.uid() of the blueprint core names; false where it is NULL. Its
+ * errors (22P02 and others of class 22) for malformed claims.
+ */
+extern bool kr_session_auth_uid(pg_uuid_t *user_id);
+
+/*
  * The role whose memberships count: the one of SET ROLE or of the login, which
  * a SECURITY DEFINER function does not change.
  */

@@ -618,6 +618,7 @@ sub infra
     return unless wanted("infra: $title");
     infra_database();
     (my $bare = $sql . ($own || '')) =~ s/USER:/'$made{infra_user}'/g;
+    $sql =~ s/USER:/'$made{infra_user}'/g;
     my $as = sub { my ($role) = @_; return infra_url('product') =~ s/user=app/user=$role/r };
     compare("infra: $title", \&measure, $goals,
         [ 'without row security', { turns => 5, times => 1000, url => $as->('bypasses'), scripts => [ script("$bare;\n") ] } ],
@@ -633,9 +634,10 @@ sub infra
     infra('permissions, all 200', \@goals, 'SELECT module_id, parent_id, admin_access, user_access, nouser_access FROM public.role_permissions');
     infra('one permission', \@goals, "SELECT user_access FROM public.role_permissions WHERE module_id = 'module-77'");
     infra('access of one role, 200 modules', \@goals, "SELECT module_id, has_access FROM public.module_role_access WHERE role_id = '00000000-0000-4000-8000-000000000001'");
-    infra('a user\'s own profile', [], 'SELECT * FROM public.profiles', ' WHERE id = USER:');
-    infra('a user\'s own memberships', [], 'SELECT * FROM app.user_tenants', ' WHERE user_id = USER:');
-    infra('a user\'s own tenants', [], 'SELECT id, slug, name FROM app.tenants',
+    infra('a user\'s own profile', \@goals, 'SELECT * FROM public.profiles', ' WHERE id = USER:');
+    infra('a user\'s own profile, by its id', \@goals, 'SELECT * FROM public.profiles WHERE id = USER:');
+    infra('a user\'s own memberships', \@goals, 'SELECT * FROM app.user_tenants', ' WHERE user_id = USER:');
+    infra('a user\'s own tenants', \@goals, 'SELECT id, slug, name FROM app.tenants',
         ' WHERE id IN (SELECT tenant_id FROM app.user_tenants WHERE user_id = USER: AND is_active)');
 }
 

@@ -6,6 +6,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
+use List::Util 'min';
 
 our @EXPORT = qw(many_users user_number);
 
@@ -24,24 +25,29 @@ sub many_users
 
     $k->exec("CREATE DATABASE $db", db => 'postgres');
     $k->exec("CREATE EXTENSION kessel_router CASCADE; SELECT kessel.setup('{core}')", db => $db);
+    # In parts, each of which a slow machine does within a statement's time.
     my $load = sub {
-        my ($target, $sql) = @_;
+        my ($target, $count, $sql) = @_;
         my ($table) = $target =~ /^(\S+)/;
         my $watched = $table =~ /^app/;
-        $k->exec("BEGIN; SET LOCAL session_replication_role = replica;"
-              . ($watched ? "ALTER TABLE $table DISABLE TRIGGER changed;" : '')
-              . "INSERT INTO $target $sql;"
-              . ($watched ? "ALTER TABLE $table ENABLE ALWAYS TRIGGER changed;" : '')
-              . "COMMIT; VACUUM ANALYZE $table", db => $db);
+        for (my $from = 0; $from < $count; $from += 250_000)
+        {
+            my $to = min($from + 250_000, $count) - 1;
+            $k->exec("BEGIN; SET LOCAL session_replication_role = replica;"
+                  . ($watched ? "ALTER TABLE $table DISABLE TRIGGER changed;" : '')
+                  . "INSERT INTO $target " . $sql->("generate_series($from, $to) i") . ';'
+                  . ($watched ? "ALTER TABLE $table ENABLE ALWAYS TRIGGER changed;" : '')
+                  . 'COMMIT', db => $db);
+        }
+        $k->exec("VACUUM ANALYZE $table", db => $db);
     };
-    my $all = "generate_series(0, $users - 1) i";
     $k->exec("INSERT INTO app.data_sources (name, isolation, conninfo) VALUES ('many', 'row', '{}')", db => $db);
-    $load->('app.tenants (id, slug, name, data_source_id, isolation, tenant_id_in_data_source)',
-        "SELECT @{[ $tenant->('i') ]}, 'many-' || i, 'Many ' || i, s.id, 'row', 'many_' || i FROM generate_series(0, $tenants - 1) i, app.data_sources s");
-    $load->('auth.users (id, email)', "SELECT md5('user ' || i)::uuid, 'user' || i || '\@example.com' FROM $all");
-    $load->('public.profiles (id, email, tenant_id)', "SELECT md5('user ' || i)::uuid, 'user' || i || '\@example.com', @{[ $tenant->('i') ]} FROM $all");
-    $load->('app.user_tenants (user_id, tenant_id, created_at)',
-        "SELECT md5('user ' || i)::uuid, @{[ $tenant->('i + n') ]}, now() + n * interval '1 s' FROM $all, generate_series(0, 2) n WHERE n = 0 OR i % 10 = 0");
+    $load->('app.tenants (id, slug, name, data_source_id, isolation, tenant_id_in_data_source)', $tenants,
+        sub { "SELECT @{[ $tenant->('i') ]}, 'many-' || i, 'Many ' || i, s.id, 'row', 'many_' || i FROM $_[0], app.data_sources s" });
+    $load->('auth.users (id, email)', $users, sub { "SELECT md5('user ' || i)::uuid, 'user' || i || '\@example.com' FROM $_[0]" });
+    $load->('public.profiles (id, email, tenant_id)', $users, sub { "SELECT md5('user ' || i)::uuid, 'user' || i || '\@example.com', @{[ $tenant->('i') ]} FROM $_[0]" });
+    $load->('app.user_tenants (user_id, tenant_id, created_at)', $users,
+        sub { "SELECT md5('user ' || i)::uuid, @{[ $tenant->('i + n') ]}, now() + n * interval '1 s' FROM $_[0], generate_series(0, 2) n WHERE n = 0 OR i % 10 = 0" });
     return;
 }
 

@@ -89,9 +89,8 @@ INSERT INTO ct.functions VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'servi
     ('infra.kind_of(text)', ''),
     ('infra.members_changed(uuid[])', ''),
     ('infra.shown_url(text,jsonb)', 'authenticated service_role'),
-    ('infra.visible_from()', 'authenticated'),
     ('infra.visible_tenants()', 'authenticated service_role'),
-    ('infra.visible_to()', 'authenticated'),
+    ('infra.visible_users()', 'authenticated'),
     ('insert_secret(text,text)', 'service_role'),
     ('read_secret(text)', 'service_role'),
     ('update_secret(text,text)', 'service_role');

@@ -63,7 +63,7 @@ SET ROLE supabase_auth_admin;
 CREATE TABLE auth.users (instance_id uuid, id uuid PRIMARY KEY, aud varchar(255), role varchar(255), email varchar(255), is_sso_user boolean NOT NULL DEFAULT false);
 CREATE UNIQUE INDEX users_email_partial_key ON auth.users (email) WHERE is_sso_user = false;
 COMMENT ON TABLE auth.users IS 'Auth: Stores user login data within a secure schema.';
-CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT NULL::uuid $$;
+CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT nullif(current_setting('theirs.id', true), '')::uuid $$;
 CREATE FUNCTION auth.role() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'theirs' $$;
 CREATE FUNCTION auth.email() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'theirs' $$;
 GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
@@ -76,6 +76,20 @@ like($r->{err}, qr/NOTICE: .*schema auth is there already .* role "supabase_auth
 is($k->exec($theirs, db => 'supabase'), $before, 'what is there is used as it is');
 is($k->exec("SELECT auth.jwt() IS NULL, auth.role()", db => 'supabase'), 't|theirs', 'what is missing is made');
 is($k->exec("SELECT pg_has_role('authenticated', 'kessel_user', 'USAGE'), pg_has_role('service_role', 'kessel_service', 'USAGE')"), 't|t', 'the router knows the roles, which are NOINHERIT there');
+{
+    # An auth.uid() that asks something else than the claims is asked about the user, and the claims are not.
+    my ($user, $admin) = map { "00000000-0000-4000-9000-00000000000$_" } qw(a d);
+    my $sees = sub {
+        my ($theirs_says, $claims_say) = @_;
+        return $k->run("SET theirs.id = '$theirs_says'; SET ROLE authenticated; SELECT infra.is_admin(), (SELECT count(*) FROM public.profiles), kessel._is_administrator('$admin'), kessel._visible_users('$user') IS NULL",
+            db => 'supabase', sub => $claims_say);
+    };
+    $k->exec("INSERT INTO auth.users (id) VALUES ('$user'), ('$admin'); UPDATE public.profiles SET role = 'admin' WHERE id = '$admin'", db => 'supabase');
+    ok_run($sees->($user, $admin), 'f|1|f|f', 'a user of an auth.uid() of theirs, and what others are is not told');
+    ok_run($sees->($admin, $user), 't|2|t|t', 'an administrator of it');
+    ok_run($sees->('', $admin), 'f|0|f|t', 'nobody');
+    $k->exec('DELETE FROM auth.users', db => 'supabase');
+}
 is($k->run("SELECT * FROM kessel.teardown('core')", db => 'supabase')->{state}, '', 'taken back');
 is($k->exec($theirs, db => 'supabase'), $before, 'theirs stays');
 is($k->exec("SELECT to_regprocedure('auth.jwt()') IS NULL", db => 'supabase'), 't', 'ours goes');

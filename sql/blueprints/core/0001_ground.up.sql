@@ -91,6 +91,8 @@ BEGIN
     -- into policies. A setting that has been set in the session before is empty. The
     -- settings for single claims are of older servers, and count only where there are
     -- no claims: what somebody has left in a session must not stand for the next one.
+    -- No coalesce() but in jwt(): the planner takes it for leaky, and row security would keep
+    -- id = auth.uid() from an index.
     IF to_regprocedure('auth.jwt()') IS NULL THEN
         CREATE FUNCTION auth.jwt() RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE
         RETURN coalesce(nullif(current_setting('request.jwt.claims', true), ''), nullif(current_setting('request.jwt.claim', true), ''))::jsonb;

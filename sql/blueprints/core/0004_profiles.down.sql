@@ -6,8 +6,6 @@ DROP FUNCTION infra.new_email() CASCADE;
 DROP FUNCTION infra.user_deleted() CASCADE;
 DROP TRIGGER renamed ON public.roles;
 DROP TABLE public.profiles;
-DROP FUNCTION infra.visible_from();
-DROP FUNCTION infra.visible_to();
 DROP FUNCTION infra.guard_profile();
 DROP FUNCTION infra.role_renamed();
 DROP FUNCTION infra.profile_in_step();

@@ -155,36 +155,18 @@ CREATE TRIGGER in_step BEFORE UPDATE ON public.profiles FOR EACH ROW
 CREATE TRIGGER in_step_from_start BEFORE INSERT ON public.profiles FOR EACH ROW EXECUTE FUNCTION infra.profile_in_step();
 CREATE TRIGGER touch BEFORE UPDATE ON public.profiles FOR EACH ROW EXECUTE FUNCTION infra.touch();
 
--- The users whose rows one sees: oneself, or, as an administrator, all. As a range,
--- because "own OR administrator" would keep the planner from using an index.
-CREATE FUNCTION infra.visible_from() RETURNS uuid
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN CASE WHEN infra.is_admin() THEN '00000000-0000-0000-0000-000000000000' ELSE auth.uid() END;
-END
-$$;
-CREATE FUNCTION infra.visible_to() RETURNS uuid
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN CASE WHEN infra.is_admin() THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE auth.uid() END;
-END
-$$;
-COMMENT ON FUNCTION infra.visible_from() IS 'The first of the users whose rows the user of the claims sees: himself or herself, or, for an administrator, of all. NULL without a user';
-COMMENT ON FUNCTION infra.visible_to() IS 'The last of the users whose rows the user of the claims sees';
-
 ALTER TABLE public.profiles ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_or_admin_reads ON public.profiles FOR SELECT TO authenticated
-    USING (id BETWEEN (SELECT infra.visible_from()) AND (SELECT infra.visible_to()));
+    USING (kessel.is_between(id, (SELECT infra.visible_users())));
 CREATE POLICY own_or_admin_updates ON public.profiles FOR UPDATE TO authenticated
-    USING (id BETWEEN (SELECT infra.visible_from()) AND (SELECT infra.visible_to()));
+    USING (kessel.is_between(id, (SELECT infra.visible_users())));
 CREATE POLICY service ON public.profiles TO service_role USING (true);
 
 REVOKE ALL ON TABLE public.profiles FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT, UPDATE (display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme) ON public.profiles TO authenticated;
 GRANT SELECT, INSERT, DELETE, UPDATE (display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme) ON public.profiles TO service_role;
 REVOKE ALL ON FUNCTION infra.members_changed(uuid[]), infra.new_user(), infra.new_email(), infra.user_deleted(), infra.profile_in_step(),
-    infra.role_renamed(), infra.guard_profile(), infra.visible_from(), infra.visible_to() FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION infra.visible_from(), infra.visible_to() TO authenticated;
+    infra.role_renamed(), infra.guard_profile() FROM PUBLIC, anon, authenticated, service_role;
 
 -- Users that there are already.
 INSERT INTO public.profiles (id, email, display_name, avatar_url)

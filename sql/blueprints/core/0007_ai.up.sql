@@ -80,7 +80,7 @@ CREATE POLICY service ON public.ai_datasources TO service_role USING (true);
 
 ALTER TABLE public.ai_tool_calls ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_or_admin_reads ON public.ai_tool_calls FOR SELECT TO authenticated
-    USING (user_id BETWEEN (SELECT infra.visible_from()) AND (SELECT infra.visible_to()));
+    USING (kessel.is_between(user_id, (SELECT infra.visible_users())));
 CREATE POLICY own_is_inserted ON public.ai_tool_calls FOR INSERT TO authenticated WITH CHECK (user_id = (SELECT auth.uid()));
 CREATE POLICY service ON public.ai_tool_calls TO service_role USING (true);
 

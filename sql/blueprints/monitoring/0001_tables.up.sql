@@ -70,7 +70,7 @@ CREATE POLICY service ON public.system_logs TO service_role USING (true);
 
 ALTER TABLE public.user_activity ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_or_admin_reads ON public.user_activity FOR SELECT TO authenticated
-    USING (user_id BETWEEN (SELECT infra.visible_from()) AND (SELECT infra.visible_to()));
+    USING (kessel.is_between(user_id, (SELECT infra.visible_users())));
 CREATE POLICY own_is_inserted ON public.user_activity FOR INSERT TO authenticated
     WITH CHECK (user_id = (SELECT auth.uid()) AND (tenant_id IS NULL OR app.is_user_active_in_tenant(user_id, tenant_id)));
 CREATE POLICY service ON public.user_activity TO service_role USING (true);

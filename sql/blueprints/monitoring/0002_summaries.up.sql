@@ -143,7 +143,7 @@ CREATE POLICY admin_reads ON infra.log_counts FOR SELECT TO authenticated USING 
 CREATE POLICY service ON infra.log_counts FOR SELECT TO service_role USING (true);
 ALTER TABLE infra.activity_counts ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_or_admin_reads ON infra.activity_counts FOR SELECT TO authenticated
-    USING (user_id BETWEEN (SELECT infra.visible_from()) AND (SELECT infra.visible_to()));
+    USING (kessel.is_between(user_id, (SELECT infra.visible_users())));
 CREATE POLICY service ON infra.activity_counts FOR SELECT TO service_role USING (true);
 ALTER TABLE infra.metric_sums ENABLE ROW LEVEL SECURITY;
 CREATE POLICY admin_reads ON infra.metric_sums FOR SELECT TO authenticated USING ((SELECT infra.is_admin()));
