@@ -77,10 +77,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT 'EXECUTE', format('function %s', p.oid::regprocedure), has_function_privilege(p.oid, 'EXECUTE'), NULL
         FROM facts f JOIN pg_namespace n ON n.nspname = f.schema_name JOIN pg_proc p ON p.pronamespace = n.oid AND p.proname = f.name AND p.pronargs = 0 WHERE f.action = 'execute'
       UNION
-        SELECT 'CREATEROLE', 'itself', me.rolcreaterole, format('ALTER ROLE %s CREATEROLE', me.who)
+        SELECT 'CREATEROLE', NULL, me.rolcreaterole, format('ALTER ROLE %s CREATEROLE', me.who)
         FROM me, core WHERE version = 1 AND (to_regrole('anon') IS NULL OR to_regrole('authenticated') IS NULL OR to_regrole('service_role') IS NULL)
       UNION
-        SELECT CASE WHEN me.server < 160000 THEN 'SUPERUSER' ELSE 'BYPASSRLS' END, 'itself, to make service_role', me.server >= 160000 AND me.rolbypassrls,
+        SELECT CASE WHEN me.server < 160000 THEN 'SUPERUSER' ELSE 'BYPASSRLS' END || ' to make service_role', NULL, me.server >= 160000 AND me.rolbypassrls,
                CASE WHEN me.server < 160000 THEN 'CREATE ROLE service_role NOLOGIN BYPASSRLS' ELSE format('ALTER ROLE %s BYPASSRLS', me.who) END
         FROM me, core WHERE version = 1 AND to_regrole('service_role') IS NULL
       UNION
@@ -95,7 +95,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                format('GRANT EXECUTE ON FUNCTION app.custom_access_token_hook(jsonb) TO %s WITH GRANT OPTION', me.who)
         FROM me, core WHERE version = 9 AND to_regrole('supabase_auth_admin') IS NOT NULL
     )
-    SELECT format('%s on %s', n.privilege, n.object), coalesce(n.statement, format('GRANT %s ON %s TO %s', n.privilege, n.object, me.who))
+    SELECT concat_ws(' on ', n.privilege, n.object), coalesce(n.statement, format('GRANT %s ON %s TO %s', n.privilege, n.object, me.who))
     FROM me, needs n WHERE NOT me.rolsuper AND NOT n.has
     ORDER BY 1
 $$;

@@ -13,8 +13,8 @@
 -- of their own. Partitions come and go while the database is used: they are not
 -- recorded.
 --
--- SQL that mends begins with SET LOCAL ROLE: what a role has made is made again with
--- its rights, not with those of whoever reads of it here.
+-- SQL that mends begins with SET ROLE: what a role has made is made again with its
+-- rights, not with those of whoever reads of it here.
 
 -- Where a definition was written down. Another major version may write it otherwise,
 -- and so may PostgreSQL itself when it has read it again from a dump.
@@ -165,7 +165,7 @@ BEGIN
     RETURN QUERY
     SELECT w.blueprint, s.name, d.difference, d.kind, d.path, d.wanted, d.was,
            -- Whoever owns a thing now may not be who is to own it.
-           CASE WHEN d.kind = 'owner' THEN d.mend ELSE format('SET LOCAL ROLE %I; ', w.made_by) || d.mend END || CASE WHEN f.sql IS NULL THEN '' ELSE f.sql END,
+           CASE WHEN d.kind = 'owner' THEN d.mend ELSE format('SET ROLE %I; ', w.made_by) || d.mend || coalesce(f.sql, '') || '; RESET ROLE' END,
            CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN 'Its rows are gone but for those that migrations put in.'
                 WHEN d.kind = 'owner' THEN 'Look at it first: it gets the rights of its owner.' ELSE d.note END
     FROM unnest(schemas) s (name),
@@ -173,7 +173,9 @@ BEGIN
          LATERAL kessel._schema_differences(kessel._setup_expected(s.name, h.here), kessel._setup_actual(s.name, h.here), s.name, current_user, NULL) d,
          LATERAL kessel._setup_whose(s.name, d.kind, d.path, d.difference, d.wanted) w,
          LATERAL (SELECT CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN kessel._setup_fill(s.name, d.path[1]) END) f (sql)
-    WHERE blueprints IS NULL OR w.blueprint = ANY (blueprints)
+    WHERE (blueprints IS NULL OR w.blueprint = ANY (blueprints))
+      -- What is missing is made again by who is to own it.
+      AND (d.kind <> 'owner' OR EXISTS (SELECT FROM kessel._schema_lines(h.here, d.path[1:1]) l WHERE l.path = d.path[2:]))
     ORDER BY w.step, w.ord, d.kind COLLATE "C", d.path COLLATE "C";
 END
 $$;
