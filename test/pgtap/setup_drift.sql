@@ -109,7 +109,7 @@ INSERT INTO sd.changes VALUES
     ('ALTER TABLE auth.users DISABLE TRIGGER kessel_new_user', 'different trigger auth.users.kessel_new_user'),
     ('DROP TRIGGER guard ON public.roles', 'missing trigger public.roles.guard'),
     ('CREATE OR REPLACE FUNCTION infra.is_admin() RETURNS boolean LANGUAGE sql SECURITY DEFINER RETURN true', 'different function infra.is_admin()'),
-    ('ALTER FUNCTION infra.is_admin() RESET ALL', 'different function infra.is_admin()'),
+    ('ALTER FUNCTION infra.members_changed(uuid[]) RESET ALL', 'different function infra.members_changed(_uuid)'),
     ('DROP FUNCTION storage.get_object(text, text, text)', 'missing function storage.get_object(text, text, text)'),
     ('ALTER FUNCTION infra.is_admin() OWNER TO kessel_service', 'unexpected owner of function infra.is_admin()'),
     ('ALTER TABLE public.app_settings OWNER TO kessel_service', 'unexpected owner of table public.app_settings'),
