@@ -62,8 +62,9 @@ last_result(PGconn *pg, const char *source, bool raise)
 		{
 			PQclear(last);
 			last = result;
+			CHECK_FOR_INTERRUPTS();
 			if (raise && PQresultStatus(last) != PGRES_COMMAND_OK &&
-				PQresultStatus(last) != PGRES_TUPLES_OK)
+				PQresultStatus(last) != PGRES_TUPLES_OK && PQresultStatus(last) != PGRES_SINGLE_TUPLE)
 				kr_remote_raise_result(last, source, NULL, NULL, false);
 		}
 	}
@@ -100,39 +101,93 @@ kr_remote_close(PGconn *pg)
  */
 #define SETTINGS "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off;"
 
+/* Bytes. The tables of a large schema, described, are a few of these megabytes. */
+#define MAX_ANSWER (256 * 1024 * 1024)
+
 /* Statements without parameters or results of interest. */
 static void
 execute(PGconn *pg, const char *source, const char *script)
 {
-	PQclear(kr_remote_run(pg, source, script, true));
+	if (!PQsendQuery(pg, script))
+		kr_remote_raise_lost(pg, source);
+	/* Rows that nobody has asked for have no room. */
+	(void) PQsetSingleRowMode(pg);
+	PQclear(last_result(pg, source, true));
 }
 
-/* Rows as arrays of text into the function's tuplestore. */
-static void
-return_rows(ReturnSetInfo *rsinfo, const PGresult *result)
+/* A row as an array of text into the function's tuplestore; its size in bytes. */
+static size_t
+return_row(ReturnSetInfo *rsinfo, const PGresult *result)
 {
 	int			ncolumns = PQnfields(result);
 	Datum	   *elems = palloc(ncolumns * sizeof(Datum));
 	bool	   *nulls = palloc(ncolumns * sizeof(bool));
 	int			lower = 1;
+	size_t		size = ncolumns;
+	Datum		array;
+	bool		isnull = false;
 
-	for (int row = 0; row < PQntuples(result); row++)
+	for (int i = 0; i < ncolumns; i++)
 	{
-		Datum		array;
-		bool		isnull = false;
+		const char *value = PQgetvalue(result, 0, i);
 
-		for (int i = 0; i < ncolumns; i++)
-		{
-			const char *value = PQgetvalue(result, row, i);
-
-			nulls[i] = PQgetisnull(result, row, i);
-			(void) pg_verifymbstr(value, strlen(value), false);
-			elems[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(value);
-		}
-		array = PointerGetDatum(construct_md_array(elems, nulls, 1, &ncolumns, &lower,
-												   TEXTOID, -1, false, TYPALIGN_INT));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &array, &isnull);
+		nulls[i] = PQgetisnull(result, 0, i);
+		size += PQgetlength(result, 0, i);
+		(void) pg_verifymbstr(value, strlen(value), false);
+		elems[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(value);
 	}
+	array = PointerGetDatum(construct_md_array(elems, nulls, 1, &ncolumns, &lower,
+											   TEXTOID, -1, false, TYPALIGN_INT));
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &array, &isnull);
+	return size;
+}
+
+/*
+ * The rows of what was sent, one by one: all of them at once might be more than
+ * there is memory. What is asked of is catalogs, so an end comes soon, or never.
+ */
+static void
+return_rows(ReturnSetInfo *rsinfo, PGconn *pg, const char *source)
+{
+	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "kessel remote row",
+													  ALLOCSET_DEFAULT_SIZES);
+	PGresult   *volatile result = NULL;
+
+	PG_TRY();
+	{
+		size_t		size = 0;
+
+		while ((result = next_result(pg, source)) != NULL)
+		{
+			ExecStatusType status = PQresultStatus(result);
+
+			CHECK_FOR_INTERRUPTS();
+			if (status == PGRES_SINGLE_TUPLE)
+			{
+				MemoryContext old = MemoryContextSwitchTo(row_context);
+
+				size += return_row(rsinfo, result);
+				MemoryContextSwitchTo(old);
+				MemoryContextReset(row_context);
+			}
+			else if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
+				kr_remote_raise_result(result, source, NULL, NULL, false);
+			PQclear(result);
+			result = NULL;
+			if (size > MAX_ANSWER)
+				ereport(ERROR,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("data source \"%s\" answers with too much", source),
+						 errdetail("It was asked of its catalogs, and more than %d MB came.", MAX_ANSWER / (1024 * 1024))));
+		}
+	}
+	PG_CATCH();
+	{
+		PQclear(result);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	MemoryContextDelete(row_context);
 }
 
 /* kessel._remote_query(data_source_id uuid, purpose text, query text, params text[]) */
@@ -147,7 +202,6 @@ kr_remote_query(PG_FUNCTION_ARGS)
 	const char **values;
 	int			nparams;
 	PGconn	   *pg;
-	PGresult   *volatile result = NULL;
 
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elems, &nulls, &nparams);
@@ -162,13 +216,12 @@ kr_remote_query(PG_FUNCTION_ARGS)
 		execute(pg, source->name, "BEGIN;" SETTINGS);
 		if (!PQsendQueryParams(pg, query, nparams, NULL, values, NULL, NULL, 0))
 			kr_remote_raise_lost(pg, source->name);
-		result = last_result(pg, source->name, true);
+		(void) PQsetSingleRowMode(pg);
+		return_rows((ReturnSetInfo *) fcinfo->resultinfo, pg, source->name);
 		execute(pg, source->name, "COMMIT");
-		return_rows((ReturnSetInfo *) fcinfo->resultinfo, result);
 	}
 	PG_FINALLY();
 	{
-		PQclear(result);
 		kr_remote_close(pg);
 	}
 	PG_END_TRY();
