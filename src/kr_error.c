@@ -41,6 +41,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
@@ -81,6 +82,9 @@ static const SecretWord secret_words[] = {
 #define KR_WITHHELD "***"
 #define KR_WITHHELD_LABEL "<statement with a secret>"
 
+/* Bytes of a name that messages quote: slugs, ids and names of secrets fit. */
+#define KR_NAME_SHOWN 200
+
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
 /* The statement that kr_error_hide_statement() was last called in. */
@@ -104,6 +108,16 @@ static bool text_names_secret(const char *text);
 static bool find_word(const char *text, bool carrying);
 static bool message_may_quote(const ErrorData *edata);
 static char *redacted_message(const ErrorData *edata);
+
+const char *
+kr_error_name(const char *name)
+{
+	int			len = strlen(name);
+
+	if (len <= KR_NAME_SHOWN)
+		return name;
+	return psprintf("%.*s...", pg_mbcliplen(name, len, KR_NAME_SHOWN), name);
+}
 
 void
 kr_error_init(void)

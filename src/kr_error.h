@@ -54,6 +54,12 @@ extern void kr_error_rethrow_hidden(MemoryContext cxt) pg_attribute_noreturn();
 #define KR_ERROR_AUDIT_FORMAT "kessel_audit: %s"
 #define KR_ERROR_ALERT_FORMAT "kessel_alert: %s"
 
+/*
+ * A name that somebody gave, as messages quote it: one that is too long for a name
+ * is cut, so that no log line or answer grows to its size.
+ */
+extern const char *kr_error_name(const char *name);
+
 extern void kr_error_init(void);
 
 #endif							/* KR_ERROR_H */

@@ -19,6 +19,7 @@
 #include "utils/guc_tables.h"
 
 #include "kr_compat.h"
+#include "kr_error.h"
 #include "kr_guc.h"
 
 /* Longest slug: what PostgreSQL takes for an identifier. */
@@ -361,6 +362,7 @@ check_tenant(char **newval, void **extra, GucSource source)
 		return true;
 
 	GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+	GUC_check_errmsg("invalid value for parameter \"kessel.tenant\": \"%s\"", kr_error_name(value));
 	GUC_check_errdetail("A tenant is named by its slug or its uuid, in lower case.");
 	GUC_check_errhint("Use 1 to %d letters a-z, digits and hyphens, beginning with a letter or a digit.",
 					  KR_SLUG_MAX);

@@ -22,7 +22,7 @@ BEGIN
         RETURN tenant::uuid;
     END IF;
     IF found_id IS NULL THEN
-        RAISE EXCEPTION 'tenant "%" does not exist', tenant
+        RAISE EXCEPTION 'tenant "%" does not exist', left(tenant, 100)
             USING ERRCODE = 'KR002', HINT = 'Give the slug or the id of a tenant. One that was dropped is named by its id, see vault.keys.';
     END IF;
     RETURN found_id;

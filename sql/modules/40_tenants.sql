@@ -7,7 +7,7 @@ DECLARE
 BEGIN
     SELECT * INTO source FROM app.data_sources s WHERE s.name = _data_source.name;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'data source "%" does not exist', name
+        RAISE EXCEPTION 'data source "%" does not exist', left(name, 100)
             USING ERRCODE = 'KR007', HINT = 'SELECT name FROM app.data_sources lists those that do.';
     END IF;
     RETURN source;
@@ -21,7 +21,7 @@ DECLARE
 BEGIN
     SELECT * INTO found FROM app.tenants t WHERE t.slug = tenant OR t.id::text = tenant;
     IF found.id IS NULL THEN
-        RAISE EXCEPTION 'tenant "%" does not exist', tenant
+        RAISE EXCEPTION 'tenant "%" does not exist', left(tenant, 100)
             USING ERRCODE = 'KR002', HINT = 'SELECT slug FROM app.tenants lists those that do.';
     END IF;
     RETURN found;
@@ -37,13 +37,13 @@ BEGIN
     END IF;
     -- PgBouncer compares tracked settings without regard to case, so no other form is safe.
     IF slug !~ '^[a-z0-9][a-z0-9-]{0,62}$' THEN
-        RAISE EXCEPTION 'invalid slug "%"', slug
+        RAISE EXCEPTION 'invalid slug "%"', left(slug, 100)
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = 'A slug has 1 to 63 characters: lowercase letters, digits and, but not as the first, hyphens.',
                   HINT = format('For example "%s".', coalesce(nullif(btrim(left(btrim(regexp_replace(lower(slug), '[^a-z0-9]+', '-', 'g'), '-'), 63), '-'), ''), 'acme'));
     END IF;
     IF slug ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' THEN
-        RAISE EXCEPTION 'invalid slug "%"', slug
+        RAISE EXCEPTION 'invalid slug "%"', left(slug, 100)
             USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It has the form of a tenant''s id.',
                   HINT = 'To choose the id, use the argument id of kessel.create_tenant().';
     END IF;

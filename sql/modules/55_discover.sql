@@ -9,7 +9,7 @@ DECLARE
 BEGIN
     SELECT * INTO source FROM app.data_sources s WHERE s.name = data_source OR s.id::text = data_source;
     IF source.id IS NULL THEN
-        RAISE EXCEPTION 'data source "%" does not exist', data_source
+        RAISE EXCEPTION 'data source "%" does not exist', left(data_source, 100)
             USING ERRCODE = 'KR007', HINT = 'SELECT name FROM app.data_sources lists those that do.';
     END IF;
     FOR line IN

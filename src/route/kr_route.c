@@ -390,7 +390,7 @@ kr_source_by_name(const char *name)
 	if (source == NULL)
 		ereport(ERROR,
 				(errcode(KR_ERR_NO_DATA_SOURCE),
-				 errmsg("data source \"%s\" does not exist", name),
+				 errmsg("data source \"%s\" does not exist", kr_error_name(name)),
 				 errhint("SELECT name FROM app.data_sources lists those that do.")));
 	return source;
 }
@@ -548,7 +548,7 @@ require_route(const char *tenant)
 	if (route == NULL)
 		ereport(ERROR,
 				(errcode(KR_ERR_UNKNOWN_TENANT),
-				 errmsg("tenant \"%s\" does not exist", tenant),
+				 errmsg("tenant \"%s\" does not exist", kr_error_name(tenant)),
 				 errhint("kessel.tenant is the slug or the id of a tenant.")));
 	return route;
 }

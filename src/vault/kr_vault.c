@@ -156,7 +156,7 @@ kr_vault_require(const char *name_or_id, Oid role, KrPrivilege privilege,
 				 const char *purpose, pg_uuid_t *secret_id)
 {
 	static const pg_uuid_t none = {0};
-	const char *what = psprintf("secret \"%s\"", name_or_id);
+	const char *what = psprintf("secret \"%s\"", kr_error_name(name_or_id));
 	int32		version;
 	KrAuditEvent event = {
 		.action = "open",
@@ -174,7 +174,7 @@ kr_vault_require(const char *name_or_id, Oid role, KrPrivilege privilege,
 	if (!kr_vault_may(role, &none, privilege))
 		kr_vault_demand(role, NULL, privilege, purpose, what);
 	kr_audit_record(&event);
-	raise_no_secret(psprintf("\"%s\"", name_or_id));
+	raise_no_secret(psprintf("\"%s\"", kr_error_name(name_or_id)));
 }
 
 bool

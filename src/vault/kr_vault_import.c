@@ -187,7 +187,7 @@ resolve_tenant(const char *tenant)
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(KR_ERR_UNKNOWN_TENANT),
-				 errmsg("tenant \"%s\" does not exist", tenant),
+				 errmsg("tenant \"%s\" does not exist", kr_error_name(tenant)),
 				 errhint("Create it first, or tell which one takes the secrets: vault.import_tenant(bundle, tenant).")));
 	return *DatumGetUUIDP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
