@@ -35,8 +35,8 @@ SELECT ct.ask('b', 'SELECT vault.seal(''kr-secret-of-b'', ''ct'') FROM (SELECT s
 -- Values, as SQL expressions. others: what b has; pairs of all but the long ones are tried.
 --
 CREATE TABLE ct.inputs (type regtype, kind text, value text);
-INSERT INTO ct.inputs SELECT t, 'NULL', 'NULL' FROM unnest('{text,uuid,boolean,integer,bigint,jsonb,bytea,text[],interval,timestamptz}'::regtype[]) t;
-INSERT INTO ct.inputs SELECT t, 'wrong', quote_literal('x') FROM unnest('{uuid,boolean,integer,bigint,jsonb,text[],interval,timestamptz}'::regtype[]) t;
+INSERT INTO ct.inputs SELECT t, 'NULL', 'NULL' FROM unnest('{text,name,uuid,boolean,smallint,integer,bigint,numeric,double precision,oid,regclass,json,jsonb,bytea,text[],uuid[],interval,date,timestamptz}'::regtype[]) t;
+INSERT INTO ct.inputs SELECT t, 'wrong', quote_literal('x') FROM unnest('{uuid,boolean,smallint,integer,bigint,numeric,double precision,oid,regclass,json,jsonb,text[],uuid[],interval,date,timestamptz}'::regtype[]) t;
 INSERT INTO ct.inputs SELECT 'text', k, quote_literal(v) FROM (VALUES ('empty', ''), ('plain', 'mail'), ('plain', 'openai'), ('plain', 'dark'),
     ('others', 'ct-b'), ('others', 'secret-of-b'), ('others', 'source-of-b'), ('others', 'mine'), ('others', 'file-of-b'), ('others', ct.id('b')::text), ('others', '00000000-0000-4000-8000-00000000000b'),
     ('sql', '''; DROP TABLE profiles; --'), ('sql', '"; DROP TABLE profiles; --'), ('sql', '%I%s$1\'' OR true --'), ('odd', E'../a\nb\x01'), ('odd', 'é𝄞')) v(k, v);
@@ -49,6 +49,9 @@ INSERT INTO ct.inputs VALUES ('text', 'long', 'repeat(''x'', 1048577)'), ('text'
     ('jsonb', 'others', format('''{"user_id": "%s", "claims": {}}''', ct.id('b'))), ('jsonb', 'odd', '(repeat(''['', 1000) || repeat('']'', 1000))'), ('jsonb', 'long', 'to_jsonb(repeat(''x'', 1048577))'), ('jsonb', 'wrong', '''{'''),
     ('text[]', 'empty', '''{}'''), ('text[]', 'plain', '''{owner}'''), ('text[]', 'others', '''{ct-b}'''), ('text[]', 'odd', '''{NULL}'''), ('text[]', 'odd', '''{{a,b},{c,d}}'''), ('text[]', 'sql', 'ARRAY[''''''; DROP TABLE profiles; --'']'), ('text[]', 'long', 'ARRAY[repeat(''x'', 1048577)]'),
     ('text[]', 'long', 'array_fill(''x''::text, ARRAY[100000])'),
+    ('name', 'plain', '''profiles'''), ('name', 'sql', '''"; DROP TABLE profiles; --'''), ('smallint', 'odd', '-32768'), ('numeric', 'odd', '''NaN'''), ('numeric', 'odd', '''1e1000'''), ('double precision', 'odd', '''-Infinity'''),
+    ('oid', 'plain', '''public.profiles''::regclass'), ('oid', 'odd', '0'), ('oid', 'odd', '4294967295'), ('regclass', 'plain', '''public.profiles'''), ('regclass', 'others', '''vault.secrets'''), ('regclass', 'odd', '0'),
+    ('json', 'empty', '''{}'''), ('json', 'odd', '''{"a": 1, "a": [null]}'''), ('uuid[]', 'empty', '''{}'''), ('uuid[]', 'odd', '''{NULL}'''), ('uuid[]', 'others', format('''{%s}''', ct.id('b'))), ('date', 'odd', '''infinity'''),
     ('interval', 'plain', '''1 s'''), ('interval', 'odd', '''0'''), ('interval', 'odd', '''-1 day'''), ('interval', 'odd', '''170000000 years'''),
     ('timestamptz', 'plain', 'now()'), ('timestamptz', 'odd', '''infinity'''), ('timestamptz', 'odd', '''-infinity'''), ('timestamptz', 'odd', '''294276-12-31''');
 INSERT INTO ct.inputs SELECT 'uuid'::regtype, 'others', quote_literal(v) FROM (VALUES (ct.id('b')), ('00000000-0000-4000-8000-00000000000b'), ('00000000-0000-4000-8000-0000000000d5'), (:'secret_of_b'::uuid), ('00000000-0000-0000-0000-000000000000'), ('ffffffff-ffff-ffff-ffff-ffffffffffff')) v(v)
