@@ -186,6 +186,22 @@ SELECT set_config('request.jwt.claim.sub', '', true), set_config('request.jwt.cl
 SELECT is(ct.claim('', 'SELECT coalesce(auth.uid()::text, auth.role(), auth.email(), auth.jwt()::text)'), NULL, 'where there are none of these either, nobody');
 
 --
+-- Somebody grants all in public to everybody
+--
+SAVEPOINT granted;
+GRANT ALL ON ALL TABLES IN SCHEMA public TO anon, authenticated;
+GRANT ALL ON ALL FUNCTIONS IN SCHEMA public TO anon, authenticated;
+SELECT is(ct.try(who, q), '-', who || ': ' || q) FROM unnest('{anon,a,admin}'::text[]) who, unnest(ARRAY['SELECT create_tenant(''x'', ''X'')', 'SELECT assign_user_to_tenant(''00000000-0000-4000-9000-00000000000a'', ''00000000-0000-4000-8000-00000000000b'', ''owner'')',
+    'SELECT insert_secret(''x'', ''y'')', 'SELECT update_secret(''x'', ''y'')', 'SELECT delete_secret(''x'')', 'SELECT read_secret(''x'')', 'SELECT * FROM get_all_secrets_for_env()', 'INSERT INTO tenants (name, subdomain, data_source_url) VALUES (''X'', ''x'', ''https://x.example'')']) q
+WHERE NOT (q ~ 'read_secret|get_all' AND who <> 'anon');
+SELECT is(ct.try('a', q), r, 'a: ' || q) FROM (VALUES ('UPDATE tenants SET name = ''x''', '-'), ('DELETE FROM tenants', '-'), ('SELECT * FROM get_all_secrets_for_env()', '0'), ('SELECT FROM profiles', '1'),
+    ('UPDATE profiles SET tenant_id = ''00000000-0000-4000-8000-00000000000b''', '-'), ('UPDATE profiles SET email = ''b@example.com''', '-'), ('UPDATE profiles SET role = ''admin''', '-'), ('INSERT INTO profiles (id) VALUES (gen_random_uuid())', '!'), ('DELETE FROM profiles', '0'),
+    ('UPDATE ai_tool_calls SET success = true', '0'), ('DELETE FROM ai_tool_calls', '0'), ('DELETE FROM roles', '0'), ('INSERT INTO roles (name, display_name, is_system, is_admin) VALUES (''x'', ''X'', true, true)', '!'), ('SELECT FROM app_settings', '0')) v(q, r);
+SELECT is(ct.try('anon', q), r, 'anon: ' || q) FROM (VALUES ('SELECT FROM profiles', '0'), ('SELECT FROM roles', '0'), ('SELECT FROM db_registry', '0'), ('UPDATE themes SET name = ''x''', '0'), ('INSERT INTO themes (id, name) VALUES (''x'', ''x'')', '!'), ('SELECT FROM tenants', '-')) v(q, r);
+SELECT is(ct.try('admin', 'UPDATE profiles SET tenant_id = NULL, email = NULL WHERE id <> auth.uid()'), '-', 'nor does an administrator write what follows other tables');
+ROLLBACK TO granted;
+
+--
 -- Files
 --
 SELECT is(ct.ask('a', format('SELECT mime_type FROM storage.put_object(''open'', ''00000000-0000-4000-9000-00000000000a/x'', '''', %L) p, storage.get_object(''open'', ''00000000-0000-4000-9000-00000000000a/x'')', type)), '22023', 'no type: ' || type)

@@ -90,6 +90,10 @@ my %secret = (
     'public.set_ai_provider_key' => [ "public.set_ai_provider_key('openai', {mark})",
         'P0002' => 'public.set_ai_provider_key({name}, {mark})',
         '22023' => "public.set_ai_provider_key('openai', pg_catalog.repeat({mark}, 100))" ],
+    'infra.insert_secret' => [ 'infra.insert_secret({name}, {mark})',
+        '23505' => 'infra.insert_secret({taken}, {mark})' ],
+    'infra.update_secret' => [ 'infra.update_secret({taken}, {mark})',
+        'P0002' => 'infra.update_secret({name}, {mark})' ],
     'public.insert_secret' => [ 'public.insert_secret({name}, {mark})',
         '23505' => 'public.insert_secret({taken}, {mark})',
         '22023' => "public.insert_secret('', {mark})" ],
@@ -110,7 +114,7 @@ my %plain = map { $_ => 1 } (
     # options of servers and user mappings, which PostgreSQL itself keeps in the clear
     'kessel.fdw_validator',
     # names and ids of tables, databases, modules and organizations
-    map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key database_url has_permission has_table_permission kind_of shown_url my_agents my_organizations period_start)),
+    map({ "kessel.$_" } qw(client_config discover_tables has_permission)), map({ "infra.$_" } qw(api_key assign_user_to_tenant create_tenant delete_secret database_url has_permission has_table_permission kind_of shown_url my_agents my_organizations period_start)),
     map({ "public.$_" } qw(assign_user_to_tenant create_organization create_tenant delete_secret discover_tables get_table_columns get_tenant_by_slug monitoring_upkeep read_secret)),
     # fields of apps; users and ids of apps and providers; what is sealed
     map({ "infra.$_" } qw(app_fields_problems open_app_installations password_fields)), map({ "public.$_" } qw(get_ai_provider_key get_app_config remove_ai_provider_key)),

@@ -129,7 +129,15 @@ CREATE FUNCTION infra.guard_profile() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- Not for whom policies do not count: the owner, and with it the foreign keys' actions.
-    IF NOT row_security_active('public.profiles') OR pg_has_role('service_role', 'USAGE') OR infra.is_admin() THEN
+    IF NOT row_security_active('public.profiles') THEN
+        RETURN NEW;
+    END IF;
+    -- Privileges keep from these, until somebody grants all tables to everybody.
+    IF (NEW.id, NEW.email, NEW.tenant_id) IS DISTINCT FROM (OLD.id, OLD.email, OLD.tenant_id) THEN
+        RAISE EXCEPTION 'permission denied to change id, email or tenant_id'
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'They follow auth.users and app.user_tenants.';
+    END IF;
+    IF pg_has_role('service_role', 'USAGE') OR infra.is_admin() THEN
         RETURN NEW;
     END IF;
     IF (NEW.role, NEW.role_id, NEW.can_select_theme) IS DISTINCT FROM (OLD.role, OLD.role_id, OLD.can_select_theme) THEN
@@ -147,7 +155,8 @@ COMMENT ON FUNCTION infra.guard_profile() IS 'Keeps users from giving themselves
 
 -- In the order of their names.
 CREATE TRIGGER guard BEFORE UPDATE ON public.profiles FOR EACH ROW
-    WHEN (NEW.role IS DISTINCT FROM OLD.role OR NEW.role_id IS DISTINCT FROM OLD.role_id
+    WHEN (NEW.id IS DISTINCT FROM OLD.id OR NEW.email IS DISTINCT FROM OLD.email OR NEW.tenant_id IS DISTINCT FROM OLD.tenant_id
+          OR NEW.role IS DISTINCT FROM OLD.role OR NEW.role_id IS DISTINCT FROM OLD.role_id
           OR NEW.can_select_theme IS DISTINCT FROM OLD.can_select_theme OR NEW.selected_theme IS DISTINCT FROM OLD.selected_theme)
     EXECUTE FUNCTION infra.guard_profile();
 CREATE TRIGGER in_step BEFORE UPDATE ON public.profiles FOR EACH ROW

@@ -1,9 +1,12 @@
 -- The vault for the app's backend: secrets of its environment. For service_role
 -- alone, which reads what it has the privilege reveal on.
+--
+-- What acts with the owner's rights is in infra: in public, somebody will one day
+-- grant all functions to everybody.
 
 SET search_path = pg_catalog, pg_temp;
 
-CREATE FUNCTION public.insert_secret(name text, secret text) RETURNS uuid
+CREATE FUNCTION infra.insert_secret(name text, secret text) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     new_id uuid;
@@ -21,10 +24,18 @@ BEGIN
     RETURN new_id;
 END
 $$;
+COMMENT ON FUNCTION infra.insert_secret(text, text) IS 'What public.insert_secret() calls';
+
+CREATE FUNCTION public.insert_secret(name text, secret text) RETURNS uuid
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN infra.insert_secret(name, secret);
+END
+$$;
 COMMENT ON FUNCTION public.insert_secret(text, text) IS
     'Seals a secret of the app''s environment and returns its id. secret: up to 1 MB. Errors: 22023 bad name, 22004 secret is NULL, 23505 name taken, 54000 too large, KR010 no root key. For service_role';
 
-CREATE FUNCTION public.update_secret(name text, secret text) RETURNS void
+CREATE FUNCTION infra.update_secret(name text, secret text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_id uuid := (SELECT s.id FROM vault.secrets s WHERE s.name = update_secret.name AND s.tags @> '{"env": true}');
@@ -41,6 +52,16 @@ BEGIN
     done := vault.update_secret(found_id, secret) IS NOT NULL;
 END
 $$;
+COMMENT ON FUNCTION infra.update_secret(text, text) IS 'What public.update_secret() calls';
+
+CREATE FUNCTION public.update_secret(name text, secret text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    done boolean;
+BEGIN
+    done := infra.update_secret(name, secret) IS NOT NULL;
+END
+$$;
 COMMENT ON FUNCTION public.update_secret(text, text) IS
     'Gives a secret that has the tag env, as those of public.insert_secret() have, another value; the former one stays a version of it. secret: up to 1 MB. Errors: 22004 secret is NULL, P0002 none of this name, 54000 too large, KR010 no root key. For service_role';
 
@@ -51,10 +72,15 @@ $$;
 COMMENT ON FUNCTION public.read_secret(text) IS
     'The plaintext of a secret; NULL where there is none of this name that service_role may reveal. Each call is recorded. Errors: KR010 no root key, KR011 it cannot be opened, KR012 it has expired. For service_role';
 
-CREATE FUNCTION public.delete_secret(secret_name text) RETURNS boolean
+CREATE FUNCTION infra.delete_secret(secret_name text) RETURNS boolean
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce((SELECT vault.delete_secret(s.id) FROM vault.secrets s WHERE s.name = secret_name AND s.tags @> '{"env": true}'), false)
 $$;
+COMMENT ON FUNCTION infra.delete_secret(text) IS 'What public.delete_secret() calls';
+
+CREATE FUNCTION public.delete_secret(secret_name text) RETURNS boolean
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT infra.delete_secret(secret_name) $$;
 COMMENT ON FUNCTION public.delete_secret(text) IS
     'Deletes a secret that has the tag env, as those of public.insert_secret() have; false: there is none of this name. For service_role';
 
@@ -65,7 +91,9 @@ $$;
 COMMENT ON FUNCTION public.get_all_secrets_for_env() IS
     'The secrets that have the tag env and that service_role may reveal; secret is NULL where one cannot be opened, see vault.verify(). Each opening is recorded. For service_role';
 
-REVOKE ALL ON FUNCTION public.insert_secret(text, text), public.update_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
+REVOKE ALL ON FUNCTION infra.insert_secret(text, text), infra.update_secret(text, text), infra.delete_secret(text),
+    public.insert_secret(text, text), public.update_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
     FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION public.insert_secret(text, text), public.update_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
+GRANT EXECUTE ON FUNCTION infra.insert_secret(text, text), infra.update_secret(text, text), infra.delete_secret(text),
+    public.insert_secret(text, text), public.update_secret(text, text), public.read_secret(text), public.delete_secret(text), public.get_all_secrets_for_env()
     TO service_role;

@@ -2,7 +2,7 @@
 
 SET search_path = pg_catalog, pg_temp;
 
-CREATE FUNCTION public.create_tenant(p_slug text, p_name text) RETURNS uuid
+CREATE FUNCTION infra.create_tenant(p_slug text, p_name text) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF char_length(p_name) > 200 THEN
@@ -12,6 +12,11 @@ BEGIN
     RETURN kessel.create_tenant(p_slug, p_name);
 END
 $$;
+COMMENT ON FUNCTION infra.create_tenant(text, text) IS 'What public.create_tenant() calls';
+
+CREATE FUNCTION public.create_tenant(p_slug text, p_name text) RETURNS uuid
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT infra.create_tenant(p_slug, p_name) $$;
 COMMENT ON FUNCTION public.create_tenant(text, text) IS
     'Creates a tenant in the default data source and returns its id. p_name NULL: the slug. Errors: 22001 name too long, those of kessel.create_tenant(). For service_role';
 
@@ -23,7 +28,7 @@ $$;
 COMMENT ON FUNCTION public.get_tenant_by_slug(text) IS
     'The tenant with this slug; no row where there is none, or none that one may see: users see those that they are active in. For authenticated, service_role';
 
-CREATE FUNCTION public.assign_user_to_tenant(p_user_id uuid, p_tenant_id uuid, p_role text DEFAULT 'member') RETURNS void
+CREATE FUNCTION infra.assign_user_to_tenant(p_user_id uuid, p_tenant_id uuid, p_role text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF p_user_id IS NULL OR p_tenant_id IS NULL THEN
@@ -38,13 +43,18 @@ BEGIN
     PERFORM kessel.add_member(p_tenant_id::text, p_user_id, p_role);
 END
 $$;
+COMMENT ON FUNCTION infra.assign_user_to_tenant(uuid, uuid, text) IS 'What public.assign_user_to_tenant() calls';
+
+CREATE FUNCTION public.assign_user_to_tenant(p_user_id uuid, p_tenant_id uuid, p_role text DEFAULT 'member') RETURNS void
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT infra.assign_user_to_tenant(p_user_id, p_tenant_id, p_role) $$;
 COMMENT ON FUNCTION public.assign_user_to_tenant(uuid, uuid, text) IS
     'Lets a user work for a tenant; one who is a member already gets the role and is active again. p_role: owner, admin or member. Errors: 22004 NULL, 23503 no such user, KR002 no such tenant, 22023 no such role. For service_role';
 
-REVOKE ALL ON FUNCTION public.create_tenant(text, text), public.get_tenant_by_slug(text), public.assign_user_to_tenant(uuid, uuid, text)
+REVOKE ALL ON FUNCTION infra.create_tenant(text, text), infra.assign_user_to_tenant(uuid, uuid, text), public.create_tenant(text, text), public.get_tenant_by_slug(text), public.assign_user_to_tenant(uuid, uuid, text)
     FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION public.get_tenant_by_slug(text) TO authenticated;
-GRANT EXECUTE ON FUNCTION public.create_tenant(text, text), public.get_tenant_by_slug(text), public.assign_user_to_tenant(uuid, uuid, text) TO service_role;
+GRANT EXECUTE ON FUNCTION infra.create_tenant(text, text), infra.assign_user_to_tenant(uuid, uuid, text), public.create_tenant(text, text), public.get_tenant_by_slug(text), public.assign_user_to_tenant(uuid, uuid, text) TO service_role;
 
 -- Who issues tokens beside Supabase.
 DO $$

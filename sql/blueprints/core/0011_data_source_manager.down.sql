@@ -6,6 +6,7 @@ DROP FUNCTION infra.api_key(uuid, text);
 DROP FUNCTION infra.delete_tenant();
 DROP FUNCTION infra.update_tenant();
 DROP FUNCTION infra.insert_tenant();
+DROP FUNCTION infra.guard_tenant();
 DROP FUNCTION infra.kind_of(text);
 DROP FUNCTION infra.database_url(text);
 DROP FUNCTION infra.visible_tenants();

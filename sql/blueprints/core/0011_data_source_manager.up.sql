@@ -172,6 +172,21 @@ END
 $$;
 COMMENT ON FUNCTION infra.delete_tenant() IS 'Drops a tenant; its data source stays';
 
+-- With the rights of whoever writes, and before the others, which act with the owner's:
+-- that somebody has been granted all in public is not enough.
+CREATE FUNCTION infra.guard_tenant() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role('service_role', 'USAGE') AND NOT (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = TG_RELID) THEN
+        RAISE EXCEPTION 'permission denied to write tenants' USING ERRCODE = 'insufficient_privilege', HINT = 'The service can.';
+    END IF;
+    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION infra.guard_tenant() IS 'Keeps tenants for the service to write';
+
+-- In the order of their names.
+CREATE TRIGGER allowed INSTEAD OF INSERT OR UPDATE OR DELETE ON public.tenants FOR EACH ROW EXECUTE FUNCTION infra.guard_tenant();
 CREATE TRIGGER insert_tenant INSTEAD OF INSERT ON public.tenants FOR EACH ROW EXECUTE FUNCTION infra.insert_tenant();
 CREATE TRIGGER update_tenant INSTEAD OF UPDATE ON public.tenants FOR EACH ROW EXECUTE FUNCTION infra.update_tenant();
 CREATE TRIGGER delete_tenant INSTEAD OF DELETE ON public.tenants FOR EACH ROW EXECUTE FUNCTION infra.delete_tenant();
@@ -180,6 +195,6 @@ REVOKE ALL ON TABLE public.tenants FROM PUBLIC, anon, authenticated, service_rol
 GRANT SELECT ON public.tenants TO authenticated;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.tenants TO service_role;
 REVOKE ALL ON FUNCTION infra.all_tenants(), infra.visible_tenants(), infra.api_key(uuid, text), infra.shown_url(text, jsonb), infra.database_url(text), infra.kind_of(text),
-    infra.insert_tenant(), infra.update_tenant(), infra.delete_tenant() FROM PUBLIC, anon, authenticated, service_role;
+    infra.guard_tenant(), infra.insert_tenant(), infra.update_tenant(), infra.delete_tenant() FROM PUBLIC, anon, authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.visible_tenants(), infra.api_key(uuid, text), infra.shown_url(text, jsonb) TO authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.all_tenants() TO authenticated;
