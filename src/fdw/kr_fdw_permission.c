@@ -139,7 +139,13 @@ kr_permission_of_scan(ForeignScanState *node)
 	int			rti = -1;
 
 	while ((rti = bms_next_member(plan->fs_relids, rti)) >= 0)
+	{
+		ExecRowMark *mark = ExecFindRowMark(node->ss.ps.state, rti, true);
+
 		ask_of_child(rti, node->ss.ps.state, rti == plan->resultRelation ? ACL_WRITE : ACL_SELECT);
+		if (mark != NULL && mark->strength != LCS_NONE)
+			ask_of_child(rti, node->ss.ps.state, ACL_WRITE);
+	}
 }
 
 void

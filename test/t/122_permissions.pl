@@ -94,7 +94,7 @@ $s->quit;
 $k->exec("CREATE TABLE public.all_contacts (LIKE data.contacts); ALTER FOREIGN TABLE data.contacts INHERIT public.all_contacts; INSERT INTO public.all_contacts VALUES (1000, 1, 'here');"
   . 'CREATE TABLE public.parts (LIKE data.accounts) PARTITION BY LIST (id); CREATE FOREIGN TABLE data.part PARTITION OF public.parts FOR VALUES IN (1) SERVER kessel_router OPTIONS (schema_name $$@tenant$$, table_name $$accounts$$);'
   . 'CREATE TABLE public.part_2 PARTITION OF public.parts FOR VALUES IN (2); GRANT SELECT, INSERT, UPDATE, DELETE ON public.all_contacts, public.parts TO app');
-my @through = ('UPDATE public.all_contacts SET email = email', 'DELETE FROM public.all_contacts', "UPDATE public.parts SET name = 'x'", "INSERT INTO public.parts (id, name) VALUES (1, 'x')");
+my @through = ('SELECT * FROM public.all_contacts FOR UPDATE', 'SELECT * FROM public.parts WHERE id = 1 FOR SHARE', 'UPDATE public.all_contacts SET email = email', 'DELETE FROM public.all_contacts', "UPDATE public.parts SET name = 'x'", "INSERT INTO public.parts (id, name) VALUES (1, 'x')");
 is(state_of('schema-a', $_), '42501', "through the parent: $_") foreach 'SELECT * FROM public.all_contacts', 'SELECT * FROM public.parts', 'SELECT * FROM data.accounts JOIN public.all_contacts USING (id)', @through;
 ok_run($k->as_member('schema-a', 'SELECT count(*) FROM ONLY public.all_contacts; SELECT count(*) FROM public.parts WHERE id = 2'), "1\n0", 'what of it is elsewhere may be read');
 allow("INSERT INTO role_permissions (module_id, module_name, user_access) SELECT m, m, true FROM unnest('{data.contacts:read,data.part:read}'::text[]) m");
