@@ -46,7 +46,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/backend_status.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "kr_error.h"
 #include "kr_hide.h"

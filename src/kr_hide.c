@@ -31,7 +31,6 @@
 #include "parser/analyze.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
-#include "utils/plancache.h"
 
 #include "kr_compat.h"
 #include "kr_error.h"

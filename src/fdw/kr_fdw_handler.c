@@ -10,9 +10,7 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "commands/defrem.h"
-#include "foreign/foreign.h"
 #include "nodes/plannodes.h"
 #include "optimizer/planmain.h"
 #include "utils/memutils.h"

@@ -13,7 +13,6 @@
 
 #include "access/table.h"
 #include "commands/defrem.h"
-#include "commands/trigger.h"
 #include "foreign/foreign.h"
 #include "nodes/pathnodes.h"
 #include "nodes/plannodes.h"

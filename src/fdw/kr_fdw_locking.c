@@ -9,7 +9,6 @@
  */
 #include "postgres.h"
 
-#include "lib/stringinfo.h"
 #include "nodes/pathnodes.h"
 #include "optimizer/prep.h"
 

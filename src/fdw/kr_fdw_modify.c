@@ -13,7 +13,6 @@
 #include "executor/executor.h"
 #include "foreign/foreign.h"
 #include "nodes/plannodes.h"
-#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"

@@ -17,7 +17,6 @@
 #include "catalog/pg_foreign_table.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 
 #include "kr_error.h"

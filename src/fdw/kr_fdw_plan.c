@@ -24,13 +24,11 @@
 #include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "nodes/pathnodes.h"
-#include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/paths.h"
 #include "optimizer/prep.h"
 #include "optimizer/restrictinfo.h"
-#include "utils/memutils.h"
 #include "utils/resowner.h"
 
 #include "kr_fdw.h"

@@ -17,7 +17,6 @@
 #include "executor/execAsync.h"
 #include "executor/executor.h"
 #include "executor/instrument.h"
-#include "foreign/foreign.h"
 #include "nodes/plannodes.h"
 #include "parser/parsetree.h"
 #include "storage/latch.h"

@@ -32,7 +32,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
-#include "kr_error.h"
 #include "kr_fleet_engine.h"
 
 /* How long to wait for requests to cancel, all together. */

@@ -15,7 +15,6 @@
 
 #include "utils/memutils.h"
 
-#include "kr_error.h"
 #include "kr_fleet.h"
 #include "kr_guc.h"
 

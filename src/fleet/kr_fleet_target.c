@@ -22,7 +22,6 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 
-#include "kr_error.h"
 #include "kr_fleet.h"
 #include "kr_guc.h"
 

@@ -28,7 +28,6 @@
 #include "kr_error.h"
 #include "kr_fleet.h"
 #include "kr_fleet_rows.h"
-#include "kr_script.h"
 #include "kr_spi.h"
 
 PG_FUNCTION_INFO_V1(kr_drift_read);

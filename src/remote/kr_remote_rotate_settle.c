@@ -17,7 +17,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "kr_error.h"
 #include "kr_remote_rotate.h"
 #include "kr_vault.h"
 

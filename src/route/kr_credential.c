@@ -26,7 +26,6 @@
 #include "utils/builtins.h"
 
 #include "kr_credential.h"
-#include "kr_error.h"
 #include "kr_spi.h"
 #include "kr_vault.h"
 

@@ -14,7 +14,6 @@
 #include "fmgr.h"
 #include "libpq-fe.h"
 #include "miscadmin.h"
-#include "postmaster/postmaster.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"

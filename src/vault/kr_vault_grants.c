@@ -25,7 +25,6 @@
 
 #include "kr_audit.h"
 #include "kr_compat.h"
-#include "kr_error.h"
 #include "kr_spi.h"
 #include "kr_vault_int.h"
 #include "kr_watch.h"

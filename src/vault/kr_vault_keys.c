@@ -11,10 +11,8 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "utils/builtins.h"
 
 #include "kr_error.h"
-#include "kr_spi.h"
 #include "kr_vault_int.h"
 
 static const KrKeyringState *keyring_for_sealing(void);

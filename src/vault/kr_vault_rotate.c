@@ -20,7 +20,6 @@
 #include "utils/builtins.h"
 
 #include "kr_audit.h"
-#include "kr_error.h"
 #include "kr_spi.h"
 #include "kr_vault_int.h"
 

@@ -32,7 +32,6 @@
 
 #include "kr_audit.h"
 #include "kr_compat.h"
-#include "kr_error.h"
 #include "kr_spi.h"
 #include "kr_vault_int.h"
 
