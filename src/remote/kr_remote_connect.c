@@ -383,6 +383,61 @@ application_name_of(const KrSource *source)
 	return NULL;
 }
 
+/* What libpq is told; of a keyword given twice the last one counts. */
+typedef struct ConnectOptions
+{
+	const char **keywords;
+	const char **values;
+	int			count;
+} ConnectOptions;
+
+static void
+tell(ConnectOptions *options, const char *keyword, const char *value)
+{
+	options->keywords[options->count] = keyword;
+	options->values[options->count++] = value;
+}
+
+/* All but the password. */
+static void
+tell_options(ConnectOptions *options, const KrSource *source)
+{
+	bool		is_server = OidIsValid(source->serverid);
+
+	tell(options, is_server ? "fallback_application_name" : "application_name",
+		 is_server ? "kessel_fdw" : "kessel_router");
+	if (!is_server)
+		tell(options, "gssencmode", "disable");
+	/* A peer that is gone without a word is noticed within a minute. */
+	tell(options, "keepalives_idle", "30");
+	tell(options, "keepalives_interval", "10");
+	tell(options, "keepalives_count", "3");
+	tell(options, "tcp_user_timeout", "60000");
+	for (int i = 0; i < source->noptions; i++)
+		tell(options, source->keywords[i], source->values[i]);
+	tell(options, "client_encoding", GetDatabaseEncodingName());
+	if (is_server)
+		tell(options, "application_name", application_name_of(source));
+	tell(options, "user", source->username);
+}
+
+static PGconn *
+start(const ConnectOptions *options, const KrSource *source)
+{
+	PGconn	   *pg;
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not connect to data source \"%s\"", source->name),
+				 errdetail("There are too many open files in this session."),
+				 errhint("Raise max_files_per_process, or use fewer data sources in a session.")));
+	pg = PQconnectStartParams(options->keywords, options->values, false);
+	if (pg == NULL)
+		ReleaseExternalFD();
+	return pg;
+}
+
 /*
  * Begin to connect: open the credential and hand it to libpq, which looks up the
  * host and sends the first packet. The caller drives it on and ends with
@@ -393,84 +448,37 @@ PGconn *
 kr_remote_start(const KrSource *source, const char *purpose, const pg_uuid_t *secret_id,
 				const char *opened_for)
 {
-	const char **keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
-	const char **values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS));
-	bool		is_server = OidIsValid(source->serverid);
+	ConnectOptions options = {
+		.keywords = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS)),
+		.values = palloc(sizeof(char *) * (source->noptions + FIXED_OPTIONS))
+	};
 	KrSecret   *password = NULL;
 	PGconn	   *pg;
-	int			n = 0;
 
 	check_source(source, purpose);
-
-	/* Ours first: of a keyword given twice the last one counts. */
-	keywords[n] = is_server ? "fallback_application_name" : "application_name";
-	values[n++] = is_server ? "kessel_fdw" : "kessel_router";
-	if (!is_server)
-	{
-		keywords[n] = "gssencmode";
-		values[n++] = "disable";
-	}
-	/* A peer that is gone without a word is noticed within a minute. */
-	keywords[n] = "keepalives_idle";
-	values[n++] = "30";
-	keywords[n] = "keepalives_interval";
-	values[n++] = "10";
-	keywords[n] = "keepalives_count";
-	values[n++] = "3";
-	keywords[n] = "tcp_user_timeout";
-	values[n++] = "60000";
-	for (int i = 0; i < source->noptions; i++)
-	{
-		keywords[n] = source->keywords[i];
-		values[n++] = source->values[i];
-	}
-	keywords[n] = "client_encoding";
-	values[n++] = GetDatabaseEncodingName();
-	if (is_server)
-	{
-		keywords[n] = "application_name";
-		values[n++] = application_name_of(source);
-	}
-	keywords[n] = "user";
-	values[n++] = source->username;
+	tell_options(&options, source);
 	if (source->has_secret)
 	{
 		password = kr_vault_open(secret_id ? secret_id : &source->secret_id, opened_for, InvalidOid);
-		keywords[n] = "password";
-		values[n++] = password->value;
+		tell(&options, "password", password->value);
 	}
 	else if (source->password != NULL)
-	{
-		keywords[n] = "password";
-		values[n++] = source->password;
-	}
-	keywords[n] = NULL;
-	values[n] = NULL;
+		tell(&options, "password", source->password);
+	tell(&options, NULL, NULL);
 
-	if (!AcquireExternalFD())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not connect to data source \"%s\"", source->name),
-				 errdetail("There are too many open files in this session."),
-				 errhint("Raise max_files_per_process, or use fewer data sources in a session.")));
-
-	pg = PQconnectStartParams(keywords, values, false);
-	if (password != NULL)
-		kr_vault_close(password);
+	pg = start(&options, source);
+	kr_vault_close(password);
 	if (pg == NULL)
-	{
-		ReleaseExternalFD();
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory"),
 				 errdetail("libpq could not make a connection object.")));
-	}
 
-	if (!is_server)
+	if (!OidIsValid(source->serverid))
 		PQsetErrorVerbosity(pg, PQERRORS_VERBOSE);
 	PQsetNoticeReceiver(pg, ignore_notice, NULL);
-	pfree(keywords);
-	pfree(values);
+	pfree(options.keywords);
+	pfree(options.values);
 	return pg;
 }
 
