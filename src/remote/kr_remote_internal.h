@@ -225,13 +225,15 @@ extern KrLookup *kr_lookup_start(const char *host);
 extern int	kr_lookup_fd(const KrLookup *lookup);
 extern const char *kr_lookup_end(KrLookup *lookup);
 
-/* kr_remote_xact.c */
+/* kr_remote_lease.c */
 extern dlist_head *kr_conn_list(void);
 extern void kr_conn_destroy(KrConn *conn);
-extern void kr_conn_restart(KrConn *conn);
 
 /* Something is about to be written; KR009 where it may not be. */
 extern void kr_conn_note_write(KrConn *conn);
+
+/* kr_remote_xact.c: begin the remote transaction anew, with the next query */
+extern void kr_conn_restart(KrConn *conn);
 
 /* kr_remote_spare.c: connections that a fleet's work has left open */
 typedef struct KrSpare

@@ -2,7 +2,7 @@
  * kr_remote_spare.c
  *	  Connections that a fleet's work has left open, for the next one.
  *
- * They are no connections of the local transaction (kr_remote_xact.c) and are in
+ * They are no connections of the local transaction (kr_remote_lease.c) and are in
  * none there. Each is as a new session is but for the settings that were made at
  * its beginning: nothing that could be told by the next user, who may work for
  * another tenant of the same source. The session owns them; there are at most
