@@ -67,6 +67,9 @@ SELECT is_empty($$ SELECT r, c.oid::regclass FROM pg_class c JOIN ct.matrix m ON
 SELECT is(ct.ask('a', 'SELECT string_agg(user_id::text, '','') FROM user_activity'), ct.id('a')::text, 'one reads what one has done oneself');
 SELECT is(ct.try('a', 'INSERT INTO user_activity (action) VALUES (''x'') RETURNING id'), '1', 'and tells it');
 SELECT is(ct.try('a', 'INSERT INTO user_activity (action, created_at) VALUES (''x'', ''2026-01-01'')'), '-', 'but not another time');
+INSERT INTO ct.people (who, role, id) VALUES ('gone', 'authenticated', gen_random_uuid());
+SELECT is(ct.try('gone', 'INSERT INTO user_activity (action) VALUES (''x'')'), '!', 'nor does a token that has outlived its user');
+DELETE FROM ct.people WHERE who = 'gone';
 SELECT is(ct.try(w, format('INSERT INTO user_activity (action, tenant_id) VALUES (''x'', %L)', t)), r, format('%s for tenant %s', w, t))
 FROM (VALUES ('a', '00000000-0000-4000-8000-00000000000a', '1'), ('a', '00000000-0000-4000-8000-00000000000b', '!'), ('ex', '00000000-0000-4000-8000-00000000000a', '!'), ('b', '00000000-0000-4000-8000-0000000000cc', '!')) v(w, t, r);
 SELECT is(ct.try('service', s), r, left(s, 100)) FROM (VALUES ('SELECT * FROM monitoring_upkeep(''none'')', '22023'), ('SELECT * FROM monitoring_upkeep('''')', '22023'), ('SELECT * FROM monitoring_upkeep(repeat(''x'', 1000000))', '22023'),

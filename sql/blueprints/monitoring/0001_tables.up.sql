@@ -72,7 +72,9 @@ ALTER TABLE public.user_activity ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_or_admin_reads ON public.user_activity FOR SELECT TO authenticated
     USING (kessel.is_between(user_id, (SELECT infra.visible_users())));
 CREATE POLICY own_is_inserted ON public.user_activity FOR INSERT TO authenticated
-    WITH CHECK (user_id = (SELECT auth.uid()) AND (tenant_id IS NULL OR app.is_user_active_in_tenant(user_id, tenant_id)));
+    WITH CHECK (user_id = (SELECT auth.uid()) AND (tenant_id IS NULL OR app.is_user_active_in_tenant(user_id, tenant_id))
+                -- A token may outlive its user, with whom all of this went.
+                AND EXISTS (SELECT FROM public.profiles p WHERE p.id = user_id));
 CREATE POLICY service ON public.user_activity TO service_role USING (true);
 
 ALTER TABLE public.performance_metrics ENABLE ROW LEVEL SECURITY;
