@@ -15,7 +15,8 @@ RETURN pg_catalog.format('%s = ''%s''', setting,
     pg_catalog.concat_ws(', ', nullif(pg_catalog.current_setting(setting), ''), 'kessel_router'));
 REVOKE ALL ON FUNCTION kessel._line_to_preload(text) FROM PUBLIC;
 
--- What PUBLIC may do with what the extension made.
+-- What PUBLIC may do with what the extension made, but for calling what policies are
+-- made of (47_policies.sql): that runs as whoever reads a table.
 CREATE FUNCTION kessel._public_privileges() RETURNS SETOF text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH member AS (
@@ -36,6 +37,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_catalog.format('%s on %s', pg_catalog.string_agg(a.privilege_type, ', '), pg_catalog.pg_describe_object(m.classid, m.objid, 0))
     FROM member m JOIN acl ON acl.classid = m.classid AND acl.oid = m.objid, pg_catalog.aclexplode(acl.list) a
     WHERE a.grantee = 0
+      AND NOT (m.classid = 'pg_catalog.pg_proc'::regclass AND EXISTS (
+          SELECT FROM pg_catalog.pg_proc p WHERE p.oid = m.objid AND p.pronamespace = 'kessel'::regnamespace
+          AND p.proname IN ('is_between', '_first_bound', '_last_bound', '_is_administrator', '_visible_users')))
     GROUP BY m.classid, m.objid
     ORDER BY 1
 $$;
