@@ -125,13 +125,23 @@ $$;
 -- ---------- the comparison ----------
 
 -- What should be in a schema. What was recorded elsewhere is compared as far as that
--- can be.
+-- can be. Privileges on columns that somebody has added are as they are: what mends
+-- those of the table gives them again.
 CREATE FUNCTION kessel._setup_expected(of_schema text, lines jsonb) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(jsonb_agg(jsonb_build_array(o.kind, o.path,
-                CASE WHEN o.server = kessel._setup_server() OR kessel._setup_reads_alike(o.kind) THEN o.definition ELSE coalesce(a.definition, o.definition) END, o.ord, o.needs)), '[]')
-    FROM kessel.setup_objects o LEFT JOIN kessel._schema_lines(lines) a ON a.kind = o.kind AND a.path = o.path
-    WHERE o.schema_name = of_schema
+    WITH a AS MATERIALIZED (
+        SELECT * FROM kessel._schema_lines(lines)
+    ), e (kind, path, definition, ord, needs) AS (
+        SELECT o.kind, o.path, CASE WHEN o.server = kessel._setup_server() OR kessel._setup_reads_alike(o.kind) THEN o.definition ELSE coalesce(a.definition, o.definition) END, o.ord, o.needs
+        FROM kessel.setup_objects o LEFT JOIN a ON a.kind = o.kind AND a.path = o.path
+        WHERE o.schema_name = of_schema
+      UNION ALL
+        SELECT a.* FROM a
+        WHERE a.kind IN ('grant', 'grant option') AND a.path[2] = 'column' AND a.path[3:] IN (SELECT c.path FROM a c WHERE c.kind = 'column')
+          AND a.path[3:] NOT IN (SELECT o.path FROM kessel.setup_objects o WHERE o.schema_name = of_schema AND o.kind = 'column')
+          AND a.path[3:3] IN (SELECT o.path FROM kessel.setup_objects o WHERE o.schema_name = of_schema AND o.kind = 'table')
+    )
+    SELECT coalesce(jsonb_agg(jsonb_build_array(e.kind, e.path, e.definition, e.ord, e.needs)), '[]') FROM e
 $$;
 
 -- Of what is in a schema, what counts.
@@ -149,8 +159,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE (a.kind, a.path) IN (SELECT r.kind, r.path FROM recorded r)
        OR a.kind IN ('not null', 'default', 'identity') AND a.path IN (SELECT r.path FROM recorded r WHERE r.kind = 'column')
        OR a.kind IN ('grant', 'grant option', 'owner', 'row security', 'forced row security') AND kessel._schema_line_of(a.kind, a.path) IN (SELECT o.object FROM objects o)
-          -- not on columns that somebody else has added
-          AND (a.path[2] <> 'column' OR a.path[3:] IN (SELECT r.path FROM recorded r WHERE r.kind = 'column') OR a.path[3:] NOT IN (SELECT c.path FROM a c WHERE c.kind = 'column'))
 $$;
 
 -- What differs, in the order in which it can be mended.
@@ -165,7 +173,11 @@ BEGIN
     RETURN QUERY
     SELECT w.blueprint, s.name, d.difference, d.kind, d.path, d.wanted, d.was,
            -- Whoever owns a thing now may not be who is to own it.
-           CASE WHEN d.kind = 'owner' THEN d.mend ELSE format('SET ROLE %I; ', w.made_by) || d.mend || coalesce(f.sql, '') || '; RESET ROLE' END,
+           CASE WHEN d.kind = 'owner' THEN d.mend
+                -- A trigger on somebody else's table is dropped with that one's rights, and made with one's own.
+                WHEN d.kind = 'trigger' AND d.mend LIKE '%; CREATE %' AND NOT EXISTS (SELECT FROM kessel.setup_objects t WHERE t.schema_name = s.name AND t.kind IN ('table', 'foreign table', 'view') AND t.path = d.path[1:1])
+                THEN replace(d.mend, d.wanted, format('SET ROLE %I; %s', w.made_by, d.wanted)) || '; RESET ROLE'
+                ELSE format('SET ROLE %I; ', w.made_by) || d.mend || coalesce(f.sql, '') || '; RESET ROLE' END,
            CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN 'Its rows are gone but for those that migrations put in.'
                 WHEN d.kind = 'owner' THEN 'Look at it first: it gets the rights of its owner.' ELSE d.note END
     FROM unnest(schemas) s (name),

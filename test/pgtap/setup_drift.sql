@@ -165,6 +165,15 @@ SELECT string_agg(mend, E';\n' ORDER BY step) AS mends FROM kessel.setup_drift()
 SELECT is((SELECT array_agg(id) FROM public.themes), '{default}', 'what migrations put in is there again');
 ROLLBACK TO seeds;
 
+SAVEPOINT own_column;
+ALTER TABLE public.profiles ADD COLUMN mine text;
+GRANT SELECT (mine) ON public.profiles TO anon;
+GRANT SELECT ON public.profiles TO anon;
+SELECT mend AS mends FROM kessel.setup_drift() \gset
+:mends;
+SELECT is((SELECT string_agg(attname, ' ') FROM pg_attribute WHERE attrelid = 'public.profiles'::regclass AND has_column_privilege('anon', attrelid, attnum, 'SELECT')), 'mine', 'privileges on a column of one''s own outlast it');
+ROLLBACK TO own_column;
+
 -- Which of them.
 SAVEPOINT which;
 DROP POLICY service ON public.profiles;

@@ -64,6 +64,11 @@ is(drift('supabase'), '', 'as it was made');
 $k->exec('ALTER TABLE auth.users DISABLE TRIGGER kessel_new_user; DROP POLICY kessel_themes_read ON storage.objects; GRANT ALL ON auth.users TO anon', db => 'supabase');
 is(drift('supabase'), "different trigger auth.users.kessel_new_user\nmissing policy storage.objects.kessel_themes_read", 'what is not is told, of what is not Supabase\'s');
 is($k->run("SELECT count(*) > 20 FROM kessel.teardown('core', cascade => true, drop_data => true)", db => 'supabase', user => 'project_owner')->{state}, '42704', 'and is missed when it is taken back');
+$k->exec($k->exec("SELECT string_agg(mend, E';\n' ORDER BY step) FROM kessel.setup_drift()", db => 'supabase'), db => 'supabase');
+is(drift('supabase'), '', 'a superuser mends it');
+is($k->exec("SELECT relowner::regrole, tgenabled FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE tgname = 'kessel_new_user'", db => 'supabase'), 'supabase_auth_admin|O', 'the trigger on the other one\'s table, too');
+$r = $k->run("SELECT count(*) > 20 FROM kessel.teardown('core', cascade => true, drop_data => true)", db => 'supabase', user => 'project_owner');
+is("$r->{state}$r->{out}", 't', 'and it is taken back, by who owns neither auth.users') or diag($r->{err});
 
 # ---------- said again ----------
 
