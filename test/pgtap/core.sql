@@ -28,7 +28,7 @@ INSERT INTO ai_tool_calls (user_id, tool_name) SELECT id, 'tool' FROM ct.people 
 
 INSERT INTO ct.matrix VALUES
     ('profiles', '', $$(id) VALUES ('00000000-0000-4000-9000-0000000000ff')$$, 'display_name = ''x''', 'true',
-        '- - - -', '1 - 1 -', '1 - 1 -', '1 - 1 -', '4 - 4 -', '4 1 4 4'),
+        '- - - -', '1 ! 1 -', '1 ! 1 -', '1 ! 1 -', '4 ! 4 -', '4 1 4 4'),
     ('roles', '', $$(name, display_name) VALUES ('n', 'N')$$, 'description = ''x''', 'NOT is_system',
         '- - - -', '1 ! 0 0', '1 ! 0 0', '1 ! 0 0', '1 1 1 1', '1 1 1 1'),
     ('themes', '', $$(id, name) VALUES ('n', 'N')$$, 'name = ''x''', 'NOT is_builtin',
@@ -122,7 +122,7 @@ SELECT is(ct.try('a', 'INSERT INTO ai_tool_calls (tool_name) VALUES (''t'')'), '
 --
 SELECT is(ct.try('a', format('UPDATE profiles SET %s', s)), '-', 'not by ' || s)
 FROM unnest(ARRAY['role = ''admin''', 'role_id = ''00000000-0000-4000-8000-000000000002''', 'can_select_theme = false', 'email = ''b@example.com''',
-                  'tenant_id = ''00000000-0000-4000-8000-00000000000b''', 'id = gen_random_uuid()', 'created_at = now()']) s;
+                  'tenant_id = ''00000000-0000-4000-8000-00000000000b''', 'created_at = now()']) s;
 SELECT is(ct.try('a', 'INSERT INTO roles (name, display_name, is_admin) VALUES (''mine'', ''M'', true)'), '!', 'nor by a role');
 SELECT is(ct.try('a', 'UPDATE roles SET is_admin = true'), '0', 'nor by their own');
 SELECT is((SELECT role || display_name FROM profiles WHERE email = 'a@example.com'), 'userSome One', 'what a new user says gives a name and no rights');
@@ -140,6 +140,23 @@ UPDATE profiles SET can_select_theme = false WHERE email = 'a@example.com';
 SELECT is(ct.try('a', 'UPDATE profiles SET selected_theme = ''dark'''), '-', 'but not where that is not for him or her');
 SELECT is(ct.try('a', 'UPDATE profiles SET selected_theme = ''default'', display_name = ''y'''), '1', 'all else is');
 SELECT is(ct.try('admin', 'UPDATE profiles SET selected_theme = ''dark'' WHERE email = ''a@example.com'''), '1', 'administrators do');
+-- As apps write it: the key and the time are among what is set.
+CREATE FUNCTION ct.upsert(of text, columns text, value text) RETURNS text LANGUAGE sql AS $$
+    SELECT format('INSERT INTO profiles (id, updated_at, %s) VALUES (%L, ''-infinity'', %L) ON CONFLICT (id) DO UPDATE SET id = excluded.id, updated_at = excluded.updated_at, %1$s = excluded.%1$s RETURNING id', columns, ct.id(of), value) $$;
+SELECT is(ct.try('a', ct.upsert('a', 'display_name', 'z')), '1', 'a user upserts his or her profile');
+SELECT is(ct.try('service', ct.upsert('b', 'display_name', 'z')), '1', 'the service anybody''s');
+SELECT is(ct.try('a', ct.upsert('b', 'display_name', 'z')), '!', 'a user nobody else''s');
+SELECT is(ct.try('a', ct.upsert('a', c, 'admin')), '-', 'and by that no ' || c) FROM unnest(ARRAY['role', 'email', 'selected_theme']) c;
+SELECT is(ct.try(w, 'UPDATE profiles SET id = gen_random_uuid() WHERE email = ''a@example.com'''), '55000', w || ' does not give a profile to another user') FROM unnest(ARRAY['a', 'admin', 'service']) w;
+DELETE FROM profiles WHERE id = ct.id('a');
+GRANT INSERT ON profiles TO authenticated;
+SELECT is(ct.try('a', format('INSERT INTO profiles (id, %s) VALUES (auth.uid(), %L)', c, v)), '-', 'nor from the start, whatever is granted: ' || c)
+FROM (VALUES ('role', 'admin'), ('role_id', '00000000-0000-4000-8000-000000000002'), ('can_select_theme', 'false')) x(c, v);
+SELECT is(ct.try('service', format('INSERT INTO profiles (id, role) VALUES (%L, ''admin'')', ct.id('a'))), '1', 'the service gives a role from the start');
+REVOKE INSERT ON profiles FROM authenticated;
+GRANT INSERT (id, display_name, avatar_url, selected_theme, color_scheme, updated_at) ON profiles TO authenticated;
+SELECT is(ct.try('a', ct.upsert('a', 'display_name', 'z'), true), '1', 'one whose profile is gone makes it anew');
+SELECT is((SELECT role || email || tenant_id FROM profiles WHERE id = ct.id('a')), 'usera@example.com00000000-0000-4000-8000-00000000000a', 'with no rights, and what is known of him or her');
 UPDATE profiles SET can_select_theme = true;
 
 --

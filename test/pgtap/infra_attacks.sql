@@ -128,9 +128,9 @@ SELECT is(ct.try('a', q), '1', 'is told of one''s own row: ' || q) FROM unnest(A
 -- Ways to write one's own rights.
 SELECT is(ct.try('a', q), '-', q) FROM unnest(ARRAY[
     'INSERT INTO profiles (id, role) VALUES (auth.uid(), ''admin'') ON CONFLICT (id) DO UPDATE SET role = excluded.role',
-    'INSERT INTO profiles (id) VALUES (auth.uid()) ON CONFLICT (id) DO NOTHING', 'UPDATE profiles SET (role, role_id) = (''admin'', ''00000000-0000-4000-8000-000000000002'')',
+    'INSERT INTO profiles (id, can_select_theme) VALUES (auth.uid(), true) ON CONFLICT (id) DO NOTHING', 'UPDATE profiles SET (role, role_id) = (''admin'', ''00000000-0000-4000-8000-000000000002'')',
     'UPDATE profiles p SET role = r.name FROM roles r WHERE r.is_admin AND r.name = ''admin''', 'UPDATE profiles SET role = ''user '' RETURNING role', 'UPDATE profiles SET role = NULL', 'UPDATE profiles SET role_id = NULL',
-    'MERGE INTO profiles p USING roles r ON r.name = ''admin'' AND p.id = auth.uid() WHEN MATCHED THEN UPDATE SET role = r.name', 'MERGE INTO profiles p USING roles r ON false WHEN NOT MATCHED THEN INSERT (id) VALUES (auth.uid())',
+    'MERGE INTO profiles p USING roles r ON r.name = ''admin'' AND p.id = auth.uid() WHEN MATCHED THEN UPDATE SET role = r.name', 'MERGE INTO profiles p USING roles r ON false WHEN NOT MATCHED THEN INSERT (id, tenant_id) VALUES (auth.uid(), ''00000000-0000-4000-8000-00000000000b'')',
     'WITH x AS (UPDATE profiles SET role = ''admin'' RETURNING 1) SELECT FROM x', 'COPY profiles (id) FROM ''/dev/null''', 'COPY roles FROM ''/dev/null''', 'ALTER TABLE profiles DISABLE TRIGGER guard', 'SET LOCAL session_replication_role = replica',
     'CREATE TRIGGER x BEFORE UPDATE ON profiles FOR EACH ROW EXECUTE FUNCTION pg_temp.tell()', 'CREATE POLICY x ON profiles USING (true)', 'SELECT infra.members_changed(NULL)', 'SELECT kessel._tell_members(NULL)',
     'SELECT kessel.add_member(''ct-b'', auth.uid())', 'SELECT assign_user_to_tenant(auth.uid(), ''00000000-0000-4000-8000-00000000000b'', ''owner'')', 'SELECT create_tenant(''x'', ''X'')', 'SELECT infra.guard_profile()']) q;

@@ -92,6 +92,7 @@ DECLARE
 BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.tenant_id := kessel._first_tenant(NEW.id);
+        NEW.email := coalesce((SELECT u.email FROM auth.users u WHERE u.id = NEW.id), NEW.email);
         by_name := NEW.role_id = '00000000-0000-4000-8000-000000000001';
     ELSE
         by_name := NEW.role_id IS NOT DISTINCT FROM OLD.role_id AND NEW.role IS DISTINCT FROM OLD.role;
@@ -110,7 +111,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION infra.profile_in_step() IS 'Keeps role and role_id in step, and gives a new profile its tenant';
+COMMENT ON FUNCTION infra.profile_in_step() IS 'Keeps role and role_id in step, and gives a new profile its email and tenant';
 
 CREATE FUNCTION infra.role_renamed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -128,19 +129,22 @@ CREATE TRIGGER renamed AFTER UPDATE ON public.roles
 CREATE FUNCTION infra.guard_profile() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'a profile stays with its user' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
     -- Not for whom policies do not count: the owner, and with it the foreign keys' actions.
     IF NOT row_security_active('public.profiles') THEN
         RETURN NEW;
     END IF;
     -- Privileges keep from these, until somebody grants all tables to everybody.
-    IF (NEW.id, NEW.email, NEW.tenant_id) IS DISTINCT FROM (OLD.id, OLD.email, OLD.tenant_id) THEN
-        RAISE EXCEPTION 'permission denied to change id, email or tenant_id'
+    IF TG_OP = 'UPDATE' AND (NEW.email, NEW.tenant_id) IS DISTINCT FROM (OLD.email, OLD.tenant_id) THEN
+        RAISE EXCEPTION 'permission denied to change email or tenant_id'
             USING ERRCODE = 'insufficient_privilege', DETAIL = 'They follow auth.users and app.user_tenants.';
     END IF;
     IF pg_has_role('service_role', 'USAGE') OR infra.is_admin() THEN
         RETURN NEW;
     END IF;
-    IF (NEW.role, NEW.role_id, NEW.can_select_theme) IS DISTINCT FROM (OLD.role, OLD.role_id, OLD.can_select_theme) THEN
+    IF TG_OP = 'INSERT' OR (NEW.role, NEW.role_id, NEW.can_select_theme) IS DISTINCT FROM (OLD.role, OLD.role_id, OLD.can_select_theme) THEN
         RAISE EXCEPTION 'permission denied to change role, role_id or can_select_theme'
             USING ERRCODE = 'insufficient_privilege', HINT = 'Administrators can.';
     END IF;
@@ -151,13 +155,16 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION infra.guard_profile() IS 'Keeps users from giving themselves rights';
+COMMENT ON FUNCTION infra.guard_profile() IS 'Keeps a profile with its user, and users from giving themselves rights';
 
 -- In the order of their names.
 CREATE TRIGGER guard BEFORE UPDATE ON public.profiles FOR EACH ROW
-    WHEN (NEW.id IS DISTINCT FROM OLD.id OR NEW.email IS DISTINCT FROM OLD.email OR NEW.tenant_id IS DISTINCT FROM OLD.tenant_id
+    WHEN (NEW.id <> OLD.id OR NEW.email IS DISTINCT FROM OLD.email OR NEW.tenant_id IS DISTINCT FROM OLD.tenant_id
           OR NEW.role IS DISTINCT FROM OLD.role OR NEW.role_id IS DISTINCT FROM OLD.role_id
           OR NEW.can_select_theme IS DISTINCT FROM OLD.can_select_theme OR NEW.selected_theme IS DISTINCT FROM OLD.selected_theme)
+    EXECUTE FUNCTION infra.guard_profile();
+CREATE TRIGGER guard_from_start BEFORE INSERT ON public.profiles FOR EACH ROW
+    WHEN (NEW.role <> 'user' OR NEW.role_id <> '00000000-0000-4000-8000-000000000001' OR NOT NEW.can_select_theme)
     EXECUTE FUNCTION infra.guard_profile();
 CREATE TRIGGER in_step BEFORE UPDATE ON public.profiles FOR EACH ROW
     WHEN ((NEW.role, NEW.role_id) IS DISTINCT FROM (OLD.role, OLD.role_id)) EXECUTE FUNCTION infra.profile_in_step();
@@ -169,11 +176,14 @@ CREATE POLICY own_or_admin_reads ON public.profiles FOR SELECT TO authenticated
     USING (kessel.is_between(id, (SELECT infra.visible_users())));
 CREATE POLICY own_or_admin_updates ON public.profiles FOR UPDATE TO authenticated
     USING (kessel.is_between(id, (SELECT infra.visible_users())));
+CREATE POLICY own_is_inserted ON public.profiles FOR INSERT TO authenticated WITH CHECK (id = (SELECT auth.uid()));
 CREATE POLICY service ON public.profiles TO service_role USING (true);
 
 REVOKE ALL ON TABLE public.profiles FROM PUBLIC, anon, authenticated, service_role;
-GRANT SELECT, UPDATE (display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme) ON public.profiles TO authenticated;
-GRANT SELECT, INSERT, DELETE, UPDATE (display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme) ON public.profiles TO service_role;
+-- Apps upsert a profile with all that they know: the key, too, and the time.
+GRANT SELECT, INSERT (id, display_name, avatar_url, selected_theme, color_scheme, updated_at),
+    UPDATE (id, display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme, updated_at) ON public.profiles TO authenticated;
+GRANT SELECT, INSERT, DELETE, UPDATE (id, display_name, avatar_url, role, role_id, selected_theme, can_select_theme, color_scheme, updated_at) ON public.profiles TO service_role;
 REVOKE ALL ON FUNCTION infra.members_changed(uuid[]), infra.new_user(), infra.new_email(), infra.user_deleted(), infra.profile_in_step(),
     infra.role_renamed(), infra.guard_profile() FROM PUBLIC, anon, authenticated, service_role;
 
