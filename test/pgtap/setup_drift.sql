@@ -66,97 +66,82 @@ SELECT is((SELECT string_agg(DISTINCT drift::text, ' ') FROM kessel.setup_status
 CREATE TABLE sd.made AS SELECT schema_name, kind, path, definition FROM kessel.setup_objects;
 SELECT cmp_ok((SELECT count(*) FROM sd.made), '>', 1500::bigint, 'much is recorded');
 
--- The status after a statement, which is taken back.
-CREATE FUNCTION sd.status_after(statement text) RETURNS text LANGUAGE plpgsql AS $$
+-- What the status says after statements, and what is left of that after what they are
+-- mended with; both are taken back.
+CREATE FUNCTION sd.after(statements text, OUT says text[], OUT is_left text) LANGUAGE plpgsql AS $$
 DECLARE
-    result text;
+    mend text;
 BEGIN
     BEGIN
-        EXECUTE statement;
-        result := (SELECT string_agg(d, ', ' ORDER BY d COLLATE "C") FROM kessel.setup_status() s, unnest(s.drift) d);
-        RAISE EXCEPTION 'taken back' USING ERRCODE = 'SD000';
-    EXCEPTION WHEN SQLSTATE 'SD000' THEN
-        RETURN coalesce(result, '');
-    END;
-END
-$$;
-CREATE TABLE sd.changes (statement text, says text);
-INSERT INTO sd.changes VALUES
-    ('DROP TABLE public.themes CASCADE', 'missing constraint public.profiles.profiles_selected_theme_fkey, missing constraint public.tenant_themes.tenant_themes_theme_fkey, missing table public.themes'),
-    ('DROP TABLE public.module_role_access', 'missing table public.module_role_access'),
-    ('ALTER TABLE public.app_settings RENAME TO settings', 'missing table public.app_settings'),
-    ('ALTER TABLE public.app_settings DROP COLUMN description', 'missing column public.app_settings.description, missing constraint public.app_settings.app_settings_description_check'),
-    ('ALTER TABLE public.app_settings ALTER description TYPE varchar(5000)', 'different column public.app_settings.description, different constraint public.app_settings.app_settings_description_check'),
-    ('ALTER TABLE public.app_settings ALTER description SET NOT NULL', 'unexpected not null public.app_settings.description'),
-    ('ALTER TABLE public.app_settings ALTER description SET DEFAULT 1', 'unexpected default public.app_settings.description'),
-    ('ALTER TABLE public.app_settings ALTER is_public SET DEFAULT true', 'different default public.app_settings.is_public'),
-    ('ALTER TABLE public.profiles DROP CONSTRAINT profiles_color_scheme_check', 'missing constraint public.profiles.profiles_color_scheme_check'),
-    ('DROP INDEX public.profiles_email', 'missing index public.profiles.profiles_email'),
-    ('ALTER TABLE public.roles DISABLE ROW LEVEL SECURITY', 'missing row security public.roles'),
-    ('ALTER TABLE public.roles FORCE ROW LEVEL SECURITY', 'unexpected forced row security public.roles'),
-    ('DROP POLICY own_or_admin_reads ON public.profiles', 'missing policy public.profiles.own_or_admin_reads'),
-    ('ALTER POLICY own_or_admin_reads ON public.profiles USING (true)', 'different policy public.profiles.own_or_admin_reads'),
-    ('ALTER POLICY user_reads ON public.roles TO anon, authenticated', 'different policy public.roles.user_reads'),
-    ('GRANT SELECT ON public.profiles TO anon', 'unexpected grant public.profiles to anon'),
-    ('GRANT SELECT ON public.profiles TO PUBLIC', 'unexpected grant public.profiles to public'),
-    ('GRANT SELECT (email) ON public.profiles TO anon', 'unexpected grant public.profiles.email to anon'),
-    ('GRANT SELECT ON public.profiles TO authenticated WITH GRANT OPTION', 'missing grant public.profiles to authenticated, unexpected grant option public.profiles to authenticated'),
-    ('GRANT UPDATE ON public.themes TO anon', 'different grant public.themes to anon'),
-    ('REVOKE SELECT ON public.themes FROM anon', 'missing grant public.themes to anon'),
-    ('GRANT EXECUTE ON FUNCTION public.read_secret(text) TO authenticated', 'unexpected grant public.read_secret(text) to authenticated'),
-    ('GRANT ALL ON infra.app_secrets, infra.log_counts TO anon', 'unexpected grant infra.app_secrets to anon, unexpected grant infra.log_counts to anon'),
-    ('GRANT CREATE ON SCHEMA infra TO authenticated', 'different grant infra to authenticated'),
-    ('ALTER TABLE auth.users DISABLE TRIGGER kessel_new_user', 'different trigger auth.users.kessel_new_user'),
-    ('DROP TRIGGER guard ON public.roles', 'missing trigger public.roles.guard'),
-    ('CREATE OR REPLACE FUNCTION infra.is_admin() RETURNS boolean LANGUAGE sql SECURITY DEFINER RETURN true', 'different function infra.is_admin()'),
-    ('ALTER FUNCTION infra.members_changed(uuid[]) RESET ALL', 'different function infra.members_changed(_uuid)'),
-    ('DROP FUNCTION storage.get_object(text, text, text)', 'missing function storage.get_object(text, text, text)'),
-    ('ALTER FUNCTION infra.is_admin() OWNER TO kessel_service', 'unexpected owner of function infra.is_admin()'),
-    ('ALTER TABLE public.app_settings OWNER TO kessel_service', 'unexpected owner of table public.app_settings'),
-    ('ALTER VIEW public.tenants SET (security_barrier = false)', 'different view public.tenants'),
-    ('COMMENT ON TABLE auth.users IS NULL', 'missing comment of table auth.users'),
-    ('DROP SEQUENCE infra.system_logs_id_seq CASCADE', 'missing default public.system_logs.id, missing sequence infra.system_logs_id_seq'),
-    -- what people add themselves
-    ('CREATE TABLE public.mine (i integer); CREATE FUNCTION infra.mine() RETURNS integer LANGUAGE sql RETURN 1; GRANT ALL ON public.mine TO anon', ''),
-    ('ALTER TABLE public.profiles ADD COLUMN mine text NOT NULL DEFAULT ''x''; GRANT SELECT (mine) ON public.profiles TO anon; COMMENT ON COLUMN public.profiles.mine IS ''x''', ''),
-    ('CREATE INDEX mine_index ON public.profiles (display_name); CREATE POLICY mine ON public.profiles FOR SELECT TO anon USING (false); ALTER TABLE public.profiles ADD CONSTRAINT mine CHECK (true)', ''),
-    ('CREATE TRIGGER mine AFTER INSERT ON public.profiles FOR EACH ROW EXECUTE FUNCTION infra.touch(); ALTER TABLE public.profiles SET (fillfactor = 70)', ''),
-    ('INSERT INTO public.themes (id, name) VALUES (''mine'', ''Mine''); DELETE FROM public.monitoring_rules', ''),
-    ('UPDATE public.monitoring_rules SET months_ahead = 9, keep_months = 1; SELECT public.monitoring_upkeep()', '');
-SELECT is(sd.status_after(statement), says, statement) FROM sd.changes;
-SELECT is(sd.status_after('DROP SCHEMA infra CASCADE') ~ 'infra\.', false, 'of a schema that is gone nothing is told but that');
-SELECT matches(sd.status_after('DROP SCHEMA infra CASCADE'), 'missing schema infra', 'which is');
-
--- ---------- brought back ----------
-
--- All that differs after all of it, and what does after what it is mended with.
-CREATE FUNCTION sd.mended_after(statement text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    told bigint;
-    mends text[];
-    result text;
-BEGIN
-    BEGIN
-        EXECUTE statement;
-        SELECT count(*), array_agg(mend ORDER BY step) INTO told, mends FROM kessel.setup_drift();
-        FOR i IN 1 .. told LOOP
-            EXECUTE mends[i];
+        EXECUTE statements;
+        says := ARRAY(SELECT d FROM kessel.setup_status() s, unnest(s.drift) d ORDER BY d COLLATE "C");
+        FOR mend IN SELECT d.mend FROM kessel.setup_drift() d ORDER BY d.step LOOP
+            EXECUTE mend;
         END LOOP;
-        RESET ROLE;
-        result := CASE WHEN told = 0 THEN 'nothing told' ELSE concat_ws(', ', (SELECT string_agg(d, ', ' ORDER BY d) FROM kessel.setup_status() s, unnest(s.drift) d),
-                                                                         (SELECT 'otherwise: ' || min(m::text) FROM (TABLE sd.made EXCEPT SELECT schema_name, kind, path, definition FROM kessel.setup_objects) m)) END;
+        is_left := concat_ws(', ', (SELECT string_agg(n.name, ', ') FROM kessel._setup_drift_names(NULL) n), (SELECT 'otherwise: ' || min(m::text) FROM (TABLE sd.made EXCEPT SELECT schema_name, kind, path, definition FROM kessel.setup_objects) m));
         RAISE EXCEPTION 'taken back' USING ERRCODE = 'SD000';
     EXCEPTION WHEN SQLSTATE 'SD000' THEN
-        RETURN coalesce(result, '');
+        NULL;
     END;
 END
 $$;
+-- Those of one number are made together: they are not in each other's way.
+CREATE TABLE sd.changes (at_once integer, statement text, says text[]);
+INSERT INTO sd.changes VALUES
+    (1, 'DROP TABLE public.themes CASCADE', '{"missing constraint public.profiles.profiles_selected_theme_fkey","missing constraint public.tenant_themes.tenant_themes_theme_fkey","missing table public.themes"}'),
+    (1, 'DROP TABLE public.module_role_access', '{"missing table public.module_role_access"}'),
+    (2, 'ALTER TABLE public.app_settings DROP COLUMN description', '{"missing column public.app_settings.description","missing constraint public.app_settings.app_settings_description_check"}'),
+    (3, 'ALTER TABLE public.app_settings ALTER description TYPE varchar(5000)', '{"different column public.app_settings.description","different constraint public.app_settings.app_settings_description_check"}'),
+    (1, 'ALTER TABLE public.app_settings ALTER description SET NOT NULL', '{"unexpected not null public.app_settings.description"}'),
+    (1, 'ALTER TABLE public.app_settings ALTER description SET DEFAULT 1', '{"unexpected default public.app_settings.description"}'),
+    (1, 'ALTER TABLE public.app_settings ALTER is_public SET DEFAULT true', '{"different default public.app_settings.is_public"}'),
+    (1, 'ALTER TABLE public.profiles DROP CONSTRAINT profiles_color_scheme_check', '{"missing constraint public.profiles.profiles_color_scheme_check"}'),
+    (1, 'DROP INDEX public.profiles_email', '{"missing index public.profiles.profiles_email"}'),
+    (1, 'ALTER TABLE public.roles DISABLE ROW LEVEL SECURITY', '{"missing row security public.roles"}'),
+    (1, 'ALTER TABLE public.roles FORCE ROW LEVEL SECURITY', '{"unexpected forced row security public.roles"}'),
+    (1, 'DROP POLICY own_or_admin_reads ON public.profiles', '{"missing policy public.profiles.own_or_admin_reads"}'),
+    (2, 'ALTER POLICY own_or_admin_reads ON public.profiles USING (true)', '{"different policy public.profiles.own_or_admin_reads"}'),
+    (1, 'ALTER POLICY user_reads ON public.roles TO anon, authenticated', '{"different policy public.roles.user_reads"}'),
+    (1, 'GRANT SELECT ON public.profiles TO anon', '{"unexpected grant public.profiles to anon"}'),
+    (1, 'GRANT SELECT ON public.profiles TO PUBLIC', '{"unexpected grant public.profiles to public"}'),
+    (1, 'GRANT SELECT (email) ON public.profiles TO anon', '{"unexpected grant public.profiles.email to anon"}'),
+    (2, 'GRANT SELECT ON public.profiles TO authenticated WITH GRANT OPTION', '{"missing grant public.profiles to authenticated","unexpected grant option public.profiles to authenticated"}'),
+    (2, 'GRANT UPDATE ON public.themes TO anon', '{"different grant public.themes to anon"}'),
+    (3, 'REVOKE SELECT ON public.themes FROM anon', '{"missing grant public.themes to anon"}'),
+    (1, 'GRANT EXECUTE ON FUNCTION public.read_secret(text) TO authenticated', '{"unexpected grant public.read_secret(text) to authenticated"}'),
+    (1, 'GRANT ALL ON infra.app_secrets, infra.log_counts TO anon', '{"unexpected grant infra.app_secrets to anon","unexpected grant infra.log_counts to anon"}'),
+    (1, 'GRANT CREATE ON SCHEMA infra TO authenticated', '{"different grant infra to authenticated"}'),
+    (1, 'ALTER TABLE auth.users DISABLE TRIGGER kessel_new_user', '{"different trigger auth.users.kessel_new_user"}'),
+    (1, 'DROP TRIGGER guard ON public.roles', '{"missing trigger public.roles.guard"}'),
+    (2, 'CREATE OR REPLACE FUNCTION infra.is_admin() RETURNS boolean LANGUAGE sql SECURITY DEFINER RETURN true', '{"different function infra.is_admin()"}'),
+    (1, 'ALTER FUNCTION infra.members_changed(uuid[]) RESET ALL', '{"different function infra.members_changed(_uuid)"}'),
+    (1, 'DROP FUNCTION storage.get_object(text, text, text)', '{"missing function storage.get_object(text, text, text)"}'),
+    (1, 'ALTER FUNCTION infra.is_admin() OWNER TO kessel_service', '{"unexpected owner of function infra.is_admin()"}'),
+    (4, 'ALTER TABLE public.app_settings OWNER TO kessel_service', '{"unexpected owner of table public.app_settings"}'),
+    (1, 'ALTER VIEW public.tenants SET (security_barrier = false)', '{"different view public.tenants"}'),
+    (1, 'COMMENT ON TABLE auth.users IS NULL', '{"missing comment of table auth.users"}'),
+    (1, 'DROP SEQUENCE infra.system_logs_id_seq CASCADE', '{"missing default public.system_logs.id","missing sequence infra.system_logs_id_seq"}'),
+    -- what people add themselves
+    (5, 'CREATE TABLE public.mine (i integer); CREATE FUNCTION infra.mine() RETURNS integer LANGUAGE sql RETURN 1; GRANT ALL ON public.mine TO anon', '{}'),
+    (5, 'ALTER TABLE public.profiles ADD COLUMN mine text NOT NULL DEFAULT ''x''; GRANT SELECT (mine) ON public.profiles TO anon; COMMENT ON COLUMN public.profiles.mine IS ''x''', '{}'),
+    (5, 'CREATE INDEX mine_index ON public.profiles (display_name); CREATE POLICY mine ON public.profiles FOR SELECT TO anon USING (false); ALTER TABLE public.profiles ADD CONSTRAINT mine CHECK (true)', '{}'),
+    (5, 'CREATE TRIGGER mine AFTER INSERT ON public.profiles FOR EACH ROW EXECUTE FUNCTION infra.touch(); ALTER TABLE public.profiles SET (fillfactor = 70)', '{}'),
+    (5, 'INSERT INTO public.themes (id, name) VALUES (''mine'', ''Mine''); DELETE FROM public.monitoring_rules', '{}'),
+    (5, 'UPDATE public.monitoring_rules SET months_ahead = 9, keep_months = 1; SELECT public.monitoring_upkeep()', '{}');
 INSERT INTO auth.users (id, email) VALUES ('00000000-0000-4000-9000-00000000000a', 'a@example.com');
--- Those that are in each other's way, one by one; the others together.
-SELECT is(sd.mended_after(statement), '', 'brought back: ' || statement) FROM sd.changes WHERE says <> '' AND statement ~ 'DROP COLUMN|TYPE|OR REPLACE|RESET ALL|WITH GRANT|app_settings OWNER|USING .true|REVOKE|UPDATE ON';
-SELECT is(sd.mended_after((SELECT string_agg(statement, '; ') FROM sd.changes WHERE says <> '' AND statement !~ 'DROP COLUMN|TYPE|OR REPLACE|RESET ALL|WITH GRANT|app_settings OWNER|USING .true|REVOKE|UPDATE ON|RENAME')), '', 'brought back: all others');
-SELECT is(sd.mended_after('DROP SCHEMA infra CASCADE'), '', 'brought back: a schema');
-SELECT is(sd.mended_after('DROP TABLE public.profiles, public.roles, public.themes, public.tenant_themes, public.organizations, public.subscriptions CASCADE; DROP TABLE auth.users CASCADE'), '', 'brought back: tables that stand on each other');
+CREATE TABLE sd.seen AS
+SELECT c.at_once, c.says AS expected, d.says, d.is_left
+FROM (SELECT x.at_once, string_agg(x.statement, '; ') AS statements, ARRAY(SELECT d FROM sd.changes y, unnest(y.says) d WHERE y.at_once = x.at_once ORDER BY d COLLATE "C") AS says FROM sd.changes x GROUP BY 1) c,
+     LATERAL sd.after(c.statements) d;
+SELECT ok(c.says <@ s.says, c.statement || ' is told') FROM sd.changes c JOIN sd.seen s ON s.at_once = c.at_once WHERE c.says <> '{}';
+SELECT is(s.says, s.expected, 'and nothing else is, with ' || s.at_once) FROM sd.seen s ORDER BY s.at_once;
+SELECT is(s.is_left, '', 'brought back, with ' || s.at_once) FROM sd.seen s ORDER BY s.at_once;
+SELECT t.line
+FROM sd.after('DROP SCHEMA infra CASCADE') a,
+     LATERAL (VALUES (is((SELECT array_agg(d) FROM unnest(a.says) d WHERE d ~ 'infra'), '{missing schema infra}', 'of a schema that is gone nothing is told but that')), (is(a.is_left, '', 'and it is brought back'))) t (line);
+SELECT is(a.is_left, '', 'brought back: tables that stand on each other')
+FROM sd.after('DROP TABLE public.profiles, public.roles, public.themes, public.tenant_themes, public.organizations, public.subscriptions CASCADE; DROP TABLE auth.users CASCADE') a;
+SELECT is(a.says, '{"missing table public.app_settings"}', 'what was renamed is missing') FROM sd.after('ALTER TABLE public.app_settings RENAME TO settings; ALTER INDEX public.app_settings_pkey RENAME TO settings_pkey') a;
 SAVEPOINT seeds;
 DROP TABLE public.themes CASCADE;
 SELECT matches((SELECT note FROM kessel.setup_drift() WHERE kind = 'table'), '^Its rows are gone', 'what is lost is told');
