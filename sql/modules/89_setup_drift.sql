@@ -173,17 +173,21 @@ BEGIN
     RETURN QUERY
     SELECT w.blueprint, s.name, d.difference, d.kind, d.path, d.wanted, d.was,
            -- Whoever owns a thing now may not be who is to own it.
-           CASE WHEN d.kind = 'owner' THEN d.mend
+           CASE WHEN l.runs_code THEN NULL
+                WHEN d.kind = 'owner' THEN d.mend
                 -- A trigger on somebody else's table is dropped with that one's rights, and made with one's own.
                 WHEN d.kind = 'trigger' AND d.mend LIKE '%; CREATE %' AND NOT EXISTS (SELECT FROM kessel.setup_objects t WHERE t.schema_name = s.name AND t.kind IN ('table', 'foreign table', 'view') AND t.path = d.path[1:1])
                 THEN replace(d.mend, d.wanted, format('SET ROLE %I; %s', w.made_by, d.wanted)) || '; RESET ROLE'
                 ELSE format('SET ROLE %I; ', w.made_by) || d.mend || coalesce(f.sql, '') || '; RESET ROLE' END,
-           CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN 'Its rows are gone but for those that migrations put in.'
+           CASE WHEN l.runs_code THEN format('To be mended in a session of role "%s", or of one that may become it: in a superuser''s, functions of its defaults, checks and indexes could take a superuser''s rights.', w.made_by)
+                WHEN d.kind = 'table' AND d.difference = 'missing' THEN 'Its rows are gone but for those that migrations put in.'
                 WHEN d.kind = 'owner' THEN 'Look at it first: it gets the rights of its owner.' ELSE d.note END
     FROM unnest(schemas) s (name),
          LATERAL (SELECT coalesce(lines -> s.name, '[]')) h (here),
          LATERAL kessel._schema_differences(kessel._setup_expected(s.name, h.here), kessel._setup_actual(s.name, h.here), s.name, current_user, NULL) d,
          LATERAL kessel._setup_whose(s.name, d.kind, d.path, d.difference, d.wanted) w,
+         -- SET ROLE is no wall for what is run by that: a function in it can reset it.
+         LATERAL (SELECT d.kind <> ALL ('{schema,owner,function,procedure,view,default,not null,row security,forced row security,policy,trigger,grant,grant option,comment}') AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = w.made_by AND r.rolsuper) AND EXISTS (SELECT FROM pg_roles r WHERE r.rolname = session_user AND r.rolsuper)) l (runs_code),
          LATERAL (SELECT CASE WHEN d.kind = 'table' AND d.difference = 'missing' THEN kessel._setup_fill(s.name, d.path[1]) END) f (sql)
     WHERE (blueprints IS NULL OR w.blueprint = ANY (blueprints))
       -- What is missing is made again by who is to own it.
@@ -215,7 +219,7 @@ END
 $$;
 COMMENT ON FUNCTION kessel.setup_drift(text[], text[]) IS
     'Compares this database with what the migrations that kessel.setup() has applied have made in it. No line: it is so still. A line for each difference: missing, unexpected or different; '
-    'kind, object, expected and actual definition; mend, SQL that changes that, NULL with the reason in note. Those of all lines, run in the order of step in one transaction, bring it back; each runs with the rights of the role that has made the object. '
+    'kind, object, expected and actual definition; mend, SQL that changes that, NULL with the reason in note. Those of all lines, run in the order of step in one transaction, bring it back; each runs with the rights of the role that has made the object. Where that may run functions of a role that is no superuser, as defaults and checks do, mend is NULL for a superuser: that role is to do it in a session of its own. '
     'What was added beside it, as columns, indexes, triggers and policies, is none, nor are rows. blueprints: NULL: all. ignore: patterns of LIKE for kind and object, such as ''grant profiles%''. '
     'After a restore or an upgrade of the server, definitions are compared again from the next kessel.setup() on; that things are there, and privileges, always are. Errors: 42704 unknown blueprint, 22023 one for data sources, 22004 NULL. For kessel_admin';
 

@@ -33,7 +33,7 @@ use constant { UNKNOWN => 705, JSON => 114, INT8 => 20 };
 sub new
 {
     my ($class, $client, %opt) = @_;
-    my $self = bless { client => $client, names => {}, prepared => 1, settings => {}, app => {}, %opt }, $class;
+    my $self = bless { client => $client, names => {}, tried => 0, prepared => 1, settings => {}, app => {}, %opt }, $class;
     $client->query("SET client_encoding = 'UTF8';SET client_min_messages TO WARNING;");
     return $self;
 }
@@ -53,7 +53,8 @@ sub statement
     my $key = "@types $sql";
     if (!defined $self->{names}{$key})
     {
-        my $name = keys %{ $self->{names} };
+        # PgBouncer takes the name of one that failed for taken.
+        my $name = $self->{tried}++;
         my $r = $self->{client}->parse($name, $sql, @types);
         return $r if $r->{state};
         $self->{names}{$key} = $name;

@@ -202,6 +202,10 @@ SELECT mend AS mends FROM kessel.setup_drift('{own}') WHERE kind = 'function' \g
 RESET ROLE;
 SELECT is(public.sd_own(), 'sd_admin', 'what a superuser mends is not a superuser''s');
 SELECT is_empty('SELECT * FROM kessel.setup_drift(''{own}'')', 'and is as it was');
+SAVEPOINT column_gone;
+ALTER TABLE public.sd_own DROP COLUMN j;
+SELECT results_eq('SELECT mend, note ~ ''^To be mended in a session of role "sd_admin"'' FROM kessel.setup_drift(''{own}'')', 'VALUES (NULL, true)', 'what could run that role''s functions, a superuser does not mend');
+ROLLBACK TO column_gone;
 SELECT kessel.add_blueprint('change', applies_to => 'infra', requires => '{core}'), kessel.add_migration('change', '1_a', 'ALTER POLICY user_reads ON public.roles USING (is_system); REVOKE SELECT ON public.themes FROM anon; DROP INDEX public.profiles_email',
                                                                           'ALTER POLICY user_reads ON public.roles USING (true); GRANT SELECT ON public.themes TO anon; CREATE INDEX profiles_email ON public.profiles (email)');
 SELECT lives_ok('SELECT kessel.setup(''{change}'')', 'a migration that changes what another one has made');
@@ -230,8 +234,10 @@ SET LOCAL ROLE sd_admin;
 SAVEPOINT missing;
 DROP TABLE public.sd_own;
 SELECT matches(sd.said('SELECT kessel.teardown(''own'')'), E'^42P01\n.*does not exist\nSELECT \\* FROM kessel.setup_drift\\(\\) shows what is not there any more', 'where something is missing, it says how to get on');
+SET LOCAL SESSION AUTHORIZATION sd_admin;
 SELECT string_agg(mend, '; ' ORDER BY step) AS mends FROM kessel.setup_drift('{own}') \gset
 :mends;
+RESET SESSION AUTHORIZATION;
 SET LOCAL ROLE sd_admin;
 SELECT lives_ok('SELECT kessel.teardown(''own'')', 'which does');
 ROLLBACK TO missing;
