@@ -16,7 +16,7 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 20000 SUPPORT kessel._bound_suppo
 CREATE FUNCTION kessel.is_between(id uuid, bounds uuid[]) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 10 SUPPORT kessel._between_support AS 'MODULE_PATHNAME', 'kr_is_between';
 COMMENT ON FUNCTION kessel.is_between(uuid, uuid[]) IS
-    'As id BETWEEN bounds[1] AND bounds[2], but planned as what finds the rows of one id: by one scan of a B-tree index that begins with it. For policies: kessel.is_between(user_id, (SELECT infra.visible_users())). False where bounds are not two, or one of them is NULL; NULL for NULL. For everybody';
+    'As id BETWEEN bounds[1] AND bounds[2], but planned as what finds the rows of one id: by one scan of a B-tree index that begins with it. For policies: kessel.is_between(user_id, (SELECT infra.visible_users())). False where bounds are not two, or one of them is NULL; NULL for NULL. For kessel_user, kessel_service, kessel_admin';
 
 -- For infra.is_admin() and infra.visible_users(). Whom they tell about is who asks: the user of the
 -- claims or, with an argument, of auth.uid(); false and NULL for any other.
@@ -29,9 +29,9 @@ LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kr_visible_users';
 CREATE FUNCTION kessel._visible_users(user_id uuid) RETURNS uuid[]
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'kr_visible_users';
 
--- Inlined into whatever is planned, for whoever runs it.
+-- Inlined into what is planned: so for whom there are policies.
 REVOKE ALL ON FUNCTION kessel.is_between(uuid, uuid[]), kessel._first_bound(uuid[]), kessel._last_bound(uuid[]),
     kessel._between_support(internal), kessel._bound_support(internal),
     kessel._is_administrator(), kessel._is_administrator(uuid), kessel._visible_users(), kessel._visible_users(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION kessel.is_between(uuid, uuid[]), kessel._first_bound(uuid[]), kessel._last_bound(uuid[]),
-    kessel._is_administrator(), kessel._is_administrator(uuid), kessel._visible_users(), kessel._visible_users(uuid) TO PUBLIC;
+    kessel._is_administrator(), kessel._is_administrator(uuid), kessel._visible_users(), kessel._visible_users(uuid) TO kessel_user, kessel_service, kessel_admin;

@@ -37,9 +37,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_catalog.format('%s on %s', pg_catalog.string_agg(a.privilege_type, ', '), pg_catalog.pg_describe_object(m.classid, m.objid, 0))
     FROM member m JOIN acl ON acl.classid = m.classid AND acl.oid = m.objid, pg_catalog.aclexplode(acl.list) a
     WHERE a.grantee = 0
-      AND NOT (m.classid = 'pg_catalog.pg_proc'::regclass AND EXISTS (
-          SELECT FROM pg_catalog.pg_proc p WHERE p.oid = m.objid AND p.pronamespace = 'kessel'::regnamespace
-          AND p.proname IN ('is_between', '_first_bound', '_last_bound', '_is_administrator', '_visible_users')))
     GROUP BY m.classid, m.objid
     ORDER BY 1
 $$;

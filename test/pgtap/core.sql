@@ -90,7 +90,7 @@ INSERT INTO ct.functions VALUES ('assign_user_to_tenant(uuid,uuid,text)', 'servi
     ('infra.database_url(text)', ''),
     ('infra.has_permission(text)', 'anon authenticated service_role'),
     ('infra.has_table_permission(text,text)', ''),
-    ('infra.is_admin()', 'anon authenticated service_role'),
+    ('infra.is_admin()', 'authenticated service_role'),
     ('infra.kind_of(text)', ''),
     ('infra.members_changed(uuid[])', ''),
     ('infra.shown_url(text,jsonb)', 'authenticated service_role'),

@@ -87,5 +87,5 @@ REVOKE ALL ON TABLE public.roles FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT, DELETE, INSERT (id, name, display_name, description, is_admin), UPDATE (name, display_name, description, is_admin) ON public.roles TO authenticated;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.roles TO service_role;
 REVOKE ALL ON FUNCTION infra.touch(), infra.guard_role(), infra.is_admin(), infra.visible_users() FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION infra.is_admin() TO anon, authenticated, service_role;
+GRANT EXECUTE ON FUNCTION infra.is_admin() TO authenticated, service_role;
 GRANT EXECUTE ON FUNCTION infra.visible_users() TO authenticated;
